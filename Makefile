@@ -1,0 +1,66 @@
+# Every target does its own set-up in .venv from a bare clone.
+
+PYTHON ?= python3
+MINUTES ?= 15
+VIDEOS ?=
+ROOT ?= $(if $(VIDEOS),runs/demo_videos,runs/demo)
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+OP_BUILT := $(VENV)/op_built
+SOURCES := magvit_scale data_prep slurm tests setup.py
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
+export PYTHONPATH := $(CURDIR)
+# Through the environment, so that a folder's name reaches the shell as one word whatever is in it.
+export VIDEOS ROOT MINUTES
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check clean
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+install: $(INSTALLED) $(OP_BUILT)  ## create .venv and install the package with its tools
+
+demo: install  ## videos to generated clips in MINUTES=15; VIDEOS=FOLDER takes your own, ROOT=FOLDER is the run folder
+	@$(BIN)/python -m slurm.launch configs/pipeline/demo.yaml "root=\"$$ROOT\"" "minutes=$$MINUTES" \
+		$${VIDEOS:+"videos=\"$$VIDEOS\""}
+
+test: install  ## every test that needs no GPU
+	$(BIN)/python -m pytest -q -m "not gpu"
+
+check: $(INSTALLED)  ## style, types, import directions
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+clean:  ## remove .venv and the tools' caches; runs/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache magvit_scale.egg-info build
+
+$(BIN)/python:
+	@case "$(CURDIR)" in *[[:space:]]*) echo "found a blank in $(CURDIR), which torch's compiler flags cannot take;" \
+		"move the checkout to a folder without one"; exit 1;; esac
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; (3, 10) <= v[:2] < (3, 13) or sys.exit(\
+		f"found Python {v[0]}.{v[1]} ({sys.executable}), expected 3.10, 3.11 or 3.12; give one: make PYTHON=python3.11")'
+	"$(PYTHON)" -m venv $(VENV)
+
+$(INSTALLED): setup.py constraints.txt | $(BIN)/python
+	@echo "== installing the package and its tools into $(VENV): some minutes, once =="
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e ".[dev]" -c constraints.txt
+	@touch $@
+
+# DeepSpeed compiles its communication for CPUs at the first start; done here once, so that no run waits for it or is
+# killed in the middle of it. Without a compiler DeepSpeed does without.
+$(OP_BUILT): $(INSTALLED)
+	@echo "== preparing DeepSpeed for CPUs: about a minute, once =="
+	@rm -rf "$(TORCH_EXTENSIONS_DIR)"
+	@DS_ACCELERATOR=cpu RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 \
+		MASTER_PORT=$$($(BIN)/python -c 'from slurm.job import free_port; print(free_port())') \
+		$(BIN)/python -c 'import deepspeed; deepspeed.init_distributed(dist_backend="gloo")' > $(VENV)/op_build.log 2>&1 \
+		|| { tail -n 20 $(VENV)/op_build.log; echo "DeepSpeed did not start; the whole log: $(VENV)/op_build.log"; exit 1; }
+	@touch $@

@@ -1,0 +1,1 @@
+"""Video files -> manifest -> clip shards, on CPU machines and without torch."""

@@ -1,0 +1,67 @@
+"""The `magvit` command: verbs, nothing else. A verb's program is imported when it is chosen."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from magvit_scale.config import refusals_end_the_program
+
+VERBS = {
+    "train-vqgan": ("magvit_scale.train_vqgan", "clip shards -> 2D or 3D VQGAN"),
+    "inflate": ("magvit_scale.inflate", "2D VQGAN -> 3D VQGAN"),
+    "precompute-tokens": ("magvit_scale.precompute_tokens", "clip shards and a VQGAN -> token shards"),
+    "train-commit": ("magvit_scale.train_commit", "token shards -> transformer for all ten tasks"),
+    "generate": ("magvit_scale.generate", "task, condition clip and class -> videos"),
+    "evaluate": ("magvit_scale.evaluate", "held-out clips -> results.json, every figure with its baseline"),
+    "report": ("magvit_scale.report", "run folders -> one self-contained HTML page"),
+}
+USAGE_STATUS = 2
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs `VERB CONFIG... [key=value ...]`; without arguments of its own it takes the command line's."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(help_text())  # noqa: T201
+    elif arguments[0] == "--version":
+        print(f"magvit_scale {_version()}")  # noqa: T201
+    elif arguments[0] in VERBS:
+        _run(*arguments)
+    else:
+        _refuse(arguments[0])
+
+
+def help_text() -> str:
+    """What `magvit --help` prints."""
+    verbs = "\n".join(f"  {verb:<20}{meaning}" for verb, (_, meaning) in VERBS.items())
+    return f"""usage: magvit VERB CONFIG.yaml... [key=value ...]
+
+{verbs}
+
+magvit VERB --help lists the verb's keys with their types, defaults and units; magvit --version prints the version.
+YAML files are merged left to right, then the key=value arguments."""
+
+
+def _run(verb: str, *arguments: str) -> None:
+    with refusals_end_the_program(f"magvit {verb}"):
+        importlib.import_module(VERBS[verb][0]).main(list(arguments))
+
+
+def _refuse(verb: str) -> None:
+    near = difflib.get_close_matches(verb, VERBS, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the verbs are {', '.join(VERBS)}"
+    sys.stderr.write(f"magvit: no verb {verb!r}; {hint}\n")
+    raise SystemExit(USAGE_STATUS)
+
+
+def _version() -> str:
+    try:
+        return version("magvit_scale")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""COMMIT's cross-entropy and its three parts (MAGVIT eq. 4-5; spec sections 6, 7)."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from magvit_scale.commit.masking import Assignment
+from magvit_scale.config import CommitLossConfig
+
+
+@dataclass(frozen=True)
+class CommitLoss:
+    """The training loss and the mean cross-entropy of each part, nats per token; a part without tokens is 0."""
+
+    total: Tensor
+    refine: Tensor
+    mask: Tensor
+    reconstruct: Tensor
+
+
+def token_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """'b n k' logits over the codebook, 'b n' ids -> 'b n' nats. The normaliser runs over the codebook only."""
+    flat = F.cross_entropy(
+        rearrange(logits, "b n k -> (b n) k"),
+        rearrange(targets, "b n -> (b n)"),
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    return rearrange(flat, "(b n) -> b n", b=targets.shape[0])
+
+
+def compute_commit_loss(
+    logits: Tensor, targets: Tensor, assignment: Assignment, config: CommitLossConfig
+) -> CommitLoss:
+    """Per-clip weighted mean over all latent tokens, then the mean over clips."""
+    cross_entropy = token_cross_entropy(logits, targets, config.label_smoothing)
+    refine, mask, reconstruct = (p.float() for p in (assignment.refine, assignment.mask, assignment.reconstruct))
+    weights = config.refine_weight * refine + config.mask_weight * mask + config.reconstruct_weight * reconstruct
+    per_clip = (weights * cross_entropy).sum(1) / (weights.sum(1) + 1e-8)
+    return CommitLoss(
+        total=per_clip.mean(),
+        refine=_mean_where(cross_entropy, refine),
+        mask=_mean_where(cross_entropy, mask),
+        reconstruct=_mean_where(cross_entropy, reconstruct),
+    )
+
+
+def _mean_where(values: Tensor, where: Tensor) -> Tensor:
+    return (values.detach() * where).sum() / where.sum().clamp(min=1)

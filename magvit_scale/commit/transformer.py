@@ -1,0 +1,147 @@
+"""Bidirectional BERT-style transformer over [task][class][latents] (MAGVIT section 3.2; spec sections 5, 6).
+
+Axes: b batch, n sequence or latent tokens, d hidden, v vocabulary. Vocabulary rows: codebook, classes, the `no class`
+row, then the special tokens, which are addressed by negative ids from the end.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from magvit_scale.commit.tasks import NUM_SPECIAL_TOKENS
+from magvit_scale.config import Refusal, TransformerConfig
+from magvit_scale.pretrained import load_model, save_model
+
+LAYER_NORM_EPS = 1e-12
+
+
+class SelfAttention(nn.Module):
+    """Full attention with biased projections."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.num_heads, self.dropout = config.num_heads, config.dropout
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """'b n d' -> 'b n d'."""
+        query, key, value = (
+            rearrange(project(x), "b n (heads d) -> b heads n d", heads=self.num_heads)
+            for project in (self.query, self.key, self.value)
+        )
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return self.out(rearrange(mixed, "b heads n d -> b n (heads d)"))
+
+
+class Layer(nn.Module):
+    """Post-LN: x = LN(x + attention(x)); x = LN(x + mlp(x))."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.expand = nn.Linear(config.hidden_size, config.mlp_dim)
+        self.contract = nn.Linear(config.mlp_dim, config.hidden_size)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """'b n d' -> 'b n d'."""
+        x = self.attention_norm(x + self.dropout(self.attention(x)))
+        mlp = self.contract(F.gelu(self.expand(x), approximate="tanh"))
+        return self.mlp_norm(x + self.dropout(mlp))
+
+
+class CommitTransformer(nn.Module):
+    """Predicts every latent token from [task token][class token][latent tokens].
+
+    Args:
+        config: `latent_shape`, `codebook_size` and `num_classes` must be filled in.
+    """
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        if config.latent_shape is None or config.codebook_size is None or config.num_classes is None:
+            raise Refusal(
+                "model.latent_shape, model.codebook_size and model.num_classes must be known to build the model"
+            )
+        self.config = config
+        self.codebook_size, self.num_classes = config.codebook_size, config.num_classes
+        self.latent_shape = config.latent_shape
+        self.num_prefix_tokens = 2 if config.multi_task else 1
+        special = NUM_SPECIAL_TOKENS if config.multi_task else 1
+        self.vocabulary = self.codebook_size + self.num_classes + 1 + special
+        self.word = nn.Embedding(self.vocabulary, config.hidden_size)
+        self.position = nn.Embedding(self.num_prefix_tokens + prod(self.latent_shape), config.hidden_size)
+        self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.head = nn.Linear(config.hidden_size, config.hidden_size)
+        self.head_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.head_bias = nn.Parameter(torch.zeros(self.vocabulary))
+        self.apply(_init)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        """'b n' int64 ids (negative ids count from the vocabulary's end) -> 'b n v' logits."""
+        rows = torch.where(sequence < 0, sequence + self.vocabulary, sequence)
+        x = self.dropout(self.embedding_norm(self.word(rows) + self.position.weight))
+        for layer in self.layers:
+            x = layer(x)
+        x = self.head_norm(F.gelu(self.head(x), approximate="tanh"))
+        return F.linear(x, self.word.weight, self.head_bias)
+
+    def build_sequence(self, task_tokens: Tensor, labels: Tensor, latents: Tensor) -> Tensor:
+        """Puts the prefix before the latents.
+
+        Args:
+            task_tokens: 'b' negative ids; left out of the sequence by a single-task model.
+            labels: 'b' class ids, or -1 for the `no class` row.
+            latents: 'b n' ids.
+
+        Returns:
+            'b (prefix n)' int64.
+        """
+        classes = self.codebook_size + torch.where(labels < 0, self.num_classes, labels)
+        prefix = [task_tokens, classes] if self.config.multi_task else [classes]
+        return torch.cat([torch.stack(prefix, dim=1), latents], dim=1)
+
+    def latent_logits(self, sequence: Tensor) -> Tensor:
+        """'b (prefix n)' -> 'b n k' float32 logits over the codebook at the latent positions."""
+        return self(sequence)[:, self.num_prefix_tokens :, : self.codebook_size].float()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config.json and model.safetensors."""
+        save_model(self, self.config, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "CommitTransformer":
+        """Reads what `save_pretrained` wrote, in evaluation mode.
+
+        Raises:
+            Refusal: the folder holds no transformer, or one of other tensors.
+        """
+        return load_model(cls, TransformerConfig, folder).eval()
+
+
+def _init(module: nn.Module) -> None:
+    # Cut at two deviations and not rescaled, as the official initialiser (spec section 6).
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+def decayed_parameters(model: nn.Module) -> tuple[Sequence[nn.Parameter], Sequence[nn.Parameter]]:
+    """Splits parameters into those with weight decay (kernels of linear layers) and those without (spec section 6)."""
+    kernels = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Linear)}
+    parameters = list(model.parameters())
+    return [p for p in parameters if id(p) in kernels], [p for p in parameters if id(p) not in kernels]

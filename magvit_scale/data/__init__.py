@@ -1,0 +1,1 @@
+"""What the training programs read: clip shards, clips and token shards."""

@@ -1,0 +1,69 @@
+"""Files that appear whole or not at all: text, JSON and tars, written aside, flushed to the disk, renamed. No torch.
+
+The tars are what WebDataset's own writer makes, with the standard library: importing webdataset imports torch.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes its name when the block ends well; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text."""
+    with written_aside(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON with one item per line."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def tar_written_aside(path: Path) -> Iterator[Callable[[str, bytes], None]]:
+    """A tar whose bytes follow from its members alone; the block calls `add(name, data)` for each of them."""
+    with written_aside(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+
+        def add(name: str, data: bytes) -> None:
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o444
+            tar.addfile(member, io.BytesIO(data))
+
+        yield add
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """The array as the bytes of a .npy file; its values are the last `array.nbytes` of them."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal checksum of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,209 @@
+"""The sections of the page, each a function from what was read to HTML; empty where there is nothing to show."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from magvit_scale.config import TASKS
+from magvit_scale.page.inputs import Evaluation, Run, Samples, Trajectory
+from magvit_scale.page.pictures import enlargement, latent_grid, moving_picture, strips
+from magvit_scale.page.plots import curve, is_logarithmic, sorted_bars
+from magvit_scale.page.tables import number, table
+from magvit_scale.page.words import CURVE_WORDS, GROUP_WORDS, RECONSTRUCTION_WORDS, TASK_WORDS
+
+TASKS_BYTES, RECONSTRUCTION_BYTES, TRAJECTORY_BYTES = 2_800_000, 700_000, 1_000_000
+"""Shares of a page that stays below 6 MB."""
+MAX_TRAJECTORIES = 3
+
+
+def warning(results: Mapping[str, Any]) -> str:
+    """What on this page is not the real metric, and why its figures stand beside no paper's."""
+    random = [name for name in ("features", "perceptual") if results["protocol"].get(name) == "random"]
+    networks = {"features": "the features of the Fréchet distance", "perceptual": "the perceptual loss"}
+    named = " and ".join(networks[name] for name in random)
+    sentence = f"{named[:1].upper()}{named[1:]} come from an untrained, random network. " if random else ""
+    text = escape(sentence + results.get("not_comparable", ""))
+    return (
+        f'<aside class="warning" role="note"><strong>Not comparable with any paper.</strong> {text}</aside>'
+        if text
+        else ""
+    )
+
+
+def gates(results: Mapping[str, Any]) -> str:
+    """Each claim beside the baseline that it has to beat."""
+    rows = []
+    for gate in results["gates"]:
+        unit, direction = escape(gate.get("unit", "")), "higher" if gate.get("higher_is_better") else "lower"
+        verdict = '<span class="passed">passed</span>' if gate["passed"] else '<span class="failed">failed</span>'
+        claim = f"{escape(gate['claim'])} <small>{direction} is better</small>"
+        rows.append([claim, verdict, f"{number(gate['value'])} {unit}", f"{number(gate['baseline'])} {unit}"])
+    return table(["claim", "verdict", "measured", "baseline"], rows)
+
+
+def reconstructions(evaluation: Evaluation, fps: int) -> str:
+    """Originals beside what the tokenizer makes of them."""
+    return strips(evaluation.panels, evaluation.names, fps, RECONSTRUCTION_BYTES)
+
+
+def tasks(samples: Samples) -> str:
+    """Condition, generated clip and real clip of every task."""
+    share = TASKS_BYTES // len(samples.tasks)
+    parts = []
+    for task, clips in samples.tasks.items():
+        name, sentence = TASK_WORDS[task]
+        panels = {
+            "no condition" if task == "CG" else "condition": clips.condition,
+            "generated": clips.generated,
+            "real": clips.real,
+        }
+        heading = f'<header><h3>{name} <abbr class="code">{task}</abbr></h3><p>{sentence}</p></header>'
+        parts.append(
+            f'<article class="task" id="{task}">{heading}{strips(panels, clips.names, samples.fps, share)}</article>'
+        )
+    return "".join(parts)
+
+
+def trajectories(samples: Samples) -> str:
+    """How a clip comes into being: picture and decided tokens after every decoding step."""
+    chosen = list(samples.trajectories.items())[:MAX_TRAJECTORIES]
+    return "".join(
+        f"<h3>{TASK_WORDS[task][0]}</h3>{_steps(trajectory, samples.fps, TASK_WORDS[task][0])}"
+        for task, trajectory in chosen
+    )
+
+
+def training(runs: Sequence[Run]) -> str:
+    """Small multiples of every curve, run by run."""
+    return "".join(f"<h3>{escape(run.name)}</h3>{_groups(run)}" for run in runs if run.curves)
+
+
+def codebook(results: Mapping[str, Any]) -> str:
+    """How evenly the codes are used on held-out clips."""
+    use = results.get("codebook")
+    if not use:
+        return ""
+    counts = use["counts"]
+    sentence = (
+        f"{100 * use['used']:.0f} % of the {len(counts)} codes occur; the perplexity, {number(use['perplexity'])}, "
+        "is the number of codes that would be in use if all were used alike."
+    )
+    return f"<p>{sentence}</p><figure>{sorted_bars(counts)}</figure>"
+
+
+def evaluation_tables(results: Mapping[str, Any]) -> str:
+    """Reconstruction, cross-entropy and Frechet distance, each with its baselines, and the protocol."""
+    parts = [_reconstruction_table(results["reconstruction"]), _cross_entropy_table(results), _frechet_table(results)]
+    return "".join([*parts, "<h3>Protocol</h3>", definitions({**results["protocol"], **_models(results)})])
+
+
+def definitions(values: Mapping[str, Any]) -> str:
+    """Names and values as a list."""
+    flat = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in values.items()}
+    items = (f"<div><dt>{escape(key)}</dt><dd>{escape(str(value))}</dd></div>" for key, value in flat.items())
+    return f"<dl>{''.join(items)}</dl>"
+
+
+def reproduce(commands: Sequence[str], runs: Sequence[Run]) -> str:
+    """The commands, and the resolved configuration of every run."""
+    listing = escape("\n".join(commands))
+    details = (
+        f"<details><summary>{escape(run.name)}/config.yaml</summary><pre>{escape(run.config)}</pre></details>"
+        for run in runs
+    )
+    return f"<pre>{listing}</pre>{''.join(details)}"
+
+
+def _steps(trajectory: Trajectory, fps: int, name: str) -> str:
+    width = trajectory.clips.shape[3] * enlargement(trajectory.clips.shape[3])
+    pictures = [
+        moving_picture(clip, fps, f"{name}, step {step}", width) for step, clip in enumerate(trajectory.clips, start=1)
+    ]
+    cells = []
+    for index in _spread(
+        len(pictures), max(2, TRAJECTORY_BYTES // MAX_TRAJECTORIES * len(pictures) // sum(map(len, pictures)))
+    ):
+        fixed = trajectory.fixed[index]
+        label = f"<b>{index + 1}</b> <span>{int(fixed.sum())} of {fixed.size}</span>"
+        grids = f'<div class="grids">{latent_grid(fixed)}</div>'
+        cells.append(f"<figure>{pictures[index]}{grids}<figcaption>{label}</figcaption></figure>")
+    return f'<div class="steps">{"".join(cells)}</div>'
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` of the indices below `count`, evenly, the first and the last among them."""
+    shown = min(count, most)
+    return [round(index * (count - 1) / max(1, shown - 1)) for index in range(shown)]
+
+
+def _groups(run: Run) -> str:
+    found = {key.split("/")[0] for key in run.curves}
+    ordered = [group for group in GROUP_WORDS if group in found] + sorted(found - set(GROUP_WORDS))
+    return "".join(_group(run, group) for group in ordered)
+
+
+def _group(run: Run, group: str) -> str:
+    figures = []
+    for key, (steps, values) in run.curves.items():
+        if key.split("/")[0] != group:
+            continue
+        word = TASK_WORDS[key.split("/")[1]][0] if key.split("/")[1] in TASKS else CURVE_WORDS.get(key, "")  # type: ignore[index]
+        scale = " · log" if is_logarithmic(values) else ""
+        name = escape(key.split("/", 1)[1].replace("_", " "))
+        caption = f"<b>{name}</b> {number(values[-1])}<span>{escape(word)}{scale}</span>"
+        figures.append(f"<figure><figcaption>{caption}</figcaption>{curve(steps, values)}</figure>")
+    heading = f"<h4>{escape(group)}</h4><p>{GROUP_WORDS.get(group, '')}</p>"
+    return f'<div class="group"><header>{heading}</header><div class="curves">{"".join(figures)}</div></div>'
+
+
+def _reconstruction_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    columns = {
+        "psnr": "PSNR, dB",
+        "psnr_moving": "where it moves, dB",
+        "psnr_static": "where it stands still, dB",
+        "ssim": "SSIM",
+    }
+    body = [
+        [RECONSTRUCTION_WORDS.get(row, escape(row)), *(number(scores.get(key)) for key in columns)]
+        for row, scores in rows.items()
+    ]
+    note = "A still picture is hard to beat where nothing moves, so moving pixels are counted apart. Higher is better."
+    return f"<h3>Reconstruction</h3><p>{note}</p>{table(['', *columns.values()], body)}"
+
+
+def _cross_entropy_table(results: Mapping[str, Any]) -> str:
+    rows = {task: results.get("cross_entropy", {}).get(task) for task in TASKS}
+    named = [
+        (f'{TASK_WORDS[task][0]} <abbr class="code">{task}</abbr>', scores) for task, scores in rows.items() if scores
+    ]
+    if everything := results.get("class_conditional"):
+        named.append(("From the class alone, all tokens masked", everything))
+    if not named:
+        return ""
+    columns = ["commit", "per_position", "unigram"]
+    body = [
+        [name, *(number(scores.get(column)) for column in columns), _gain(scores["per_position"] - scores["commit"])]
+        for name, scores in named
+    ]
+    note = (
+        "Nats per masked token on held-out clips; lower is better. The frequency table per position knows how often "
+        "each token occurs at each place of the training clips, and nothing else; the unigram knows only how often."
+    )
+    heads = ["", "COMMIT", "table per position", "unigram", "gain over the table"]
+    return f"<h3>Masked-token cross-entropy</h3><p>{note}</p>{table(heads, body)}"
+
+
+def _frechet_table(results: Mapping[str, Any]) -> str:
+    distances = results.get("frechet", {})
+    body = [[TASK_WORDS[task][0], number(distances[task])] for task in TASKS if task in distances]
+    kind = escape(str(results["protocol"].get("features", "")))
+    note = f"Distance between generated and real clips in the features of the network named “{kind}”; lower is better."
+    return f"<h3>Fréchet distance</h3><p>{note}</p>{table(['', 'distance'], body)}" if body else ""
+
+
+def _gain(nats: float) -> str:
+    return f'<span class="{"passed" if nats > 0 else "failed"}">{nats:+.3f}</span>'
+
+
+def _models(results: Mapping[str, Any]) -> dict[str, str]:
+    return {f"{name} hash": value for name, value in results.get("models", {}).items()}

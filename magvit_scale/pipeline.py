@@ -1,0 +1,131 @@
+"""MagvitPipeline: tokenizer, transformer and COMMIT decoding together, from Python."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from magvit_scale.commit.decoding import Decoded, decode
+from magvit_scale.commit.tasks import GENERATION, MASK_TOKEN, SPECS, condition_mask, task_token
+from magvit_scale.commit.transformer import CommitTransformer
+from magvit_scale.config import DecodingConfig, Refusal, Task
+from magvit_scale.vqgan.autoencoder import VQGAN
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Clips 'b 3 t h w' float32 in [0, 1], and how their tokens came about."""
+
+    clips: Tensor
+    decoded: Decoded
+
+
+class MagvitPipeline:
+    """Generates clips for any of the ten tasks.
+
+    Args:
+        tokenizer: a 3D VQGAN.
+        transformer: of that tokenizer's latents; on the same device.
+    """
+
+    def __init__(self, tokenizer: VQGAN, transformer: CommitTransformer):
+        if transformer.codebook_size != tokenizer.config.codebook_size:
+            raise Refusal(
+                f"transformer for a codebook of {transformer.codebook_size}, tokenizer has "
+                f"{tokenizer.config.codebook_size}; they are not of one run"
+            )
+        self.tokenizer, self.transformer = tokenizer, transformer
+
+    @classmethod
+    def from_pretrained(
+        cls, tokenizer: str | Path, transformer: str | Path, device: torch.device | str = "cpu"
+    ) -> "MagvitPipeline":
+        """Reads both export folders onto a device."""
+        return cls(
+            VQGAN.from_pretrained(tokenizer).to(device), CommitTransformer.from_pretrained(transformer).to(device)
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        task: Task,
+        *,
+        condition: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_clips: int = 1,
+        decoding: DecodingConfig | None = None,
+        seed: int = 0,
+    ) -> Generated:
+        """Generates a batch.
+
+        Args:
+            task: its name in the paper, as `FP`.
+            condition: 'b 3 t h w' float32 in [0, 1]; only what the task gives is looked at. None for class generation.
+            labels: 'b' int64 class ids; None or an unconditional task: no class.
+            num_clips: how many, where there is neither condition nor labels.
+            decoding: steps and temperatures.
+            seed: of the sampling.
+
+        Raises:
+            Refusal: the task needs a condition and there is none.
+        """
+        fill = SPECS[task].fill
+        if fill is not None and condition is None:
+            raise Refusal(f"task {task} ({SPECS[task].title}) needs a condition clip")
+        tokens = None if fill is None or condition is None else self.tokenizer.tokenize(fill(condition))
+        sizes = [len(given) for given in (tokens, labels) if given is not None]
+        return self.generate_from_tokens(task, tokens, labels, sizes[0] if sizes else num_clips, decoding, seed)
+
+    @torch.no_grad()
+    def generate_from_tokens(
+        self,
+        task: Task,
+        canvas_tokens: Tensor | None,
+        labels: Tensor | None,
+        num_clips: int,
+        decoding: DecodingConfig | None = None,
+        seed: int = 0,
+    ) -> Generated:
+        """As calling the pipeline, with the condition canvas tokenized already ('b t h w' int64)."""
+        shape, device = self.transformer.latent_shape, next(self.transformer.parameters()).device
+        if canvas_tokens is None:
+            canvas_tokens = torch.zeros((num_clips, *shape), dtype=torch.int64, device=device)
+        condition = repeat(condition_mask(task, shape), "t h w -> b (t h w)", b=num_clips).to(device)
+        decoding = decoding or DecodingConfig()
+        decoded = decode(
+            self._logits(task, labels, condition, decoding.guidance_scale),
+            rearrange(canvas_tokens, "b t h w -> b (t h w)"),
+            condition,
+            decoding,
+            torch.Generator(device).manual_seed(seed),
+        )
+        return Generated(self.detokenize(decoded.tokens), decoded)
+
+    @torch.no_grad()
+    def detokenize(self, tokens: Tensor) -> Tensor:
+        """'b n' ids -> clips 'b 3 t h w' in [0, 1]."""
+        t, h, w = self.transformer.latent_shape
+        return self.tokenizer.detokenize(rearrange(tokens, "b (t h w) -> b t h w", t=t, h=h, w=w))
+
+    def _logits(
+        self, task: Task, labels: Tensor | None, condition: Tensor, guidance_scale: float
+    ) -> Callable[[Tensor], Tensor]:
+        model, b, device = self.transformer, len(condition), condition.device
+        no_class = torch.full((b,), -1, device=device)
+        shown = labels.to(device) if labels is not None and SPECS[task].is_class_conditional else no_class
+        token = torch.full((b,), task_token(task, model.config.inpainting_token), device=device)
+        no_task = torch.full((b,), GENERATION, device=device)
+
+        def logits(latents: Tensor) -> Tensor:
+            given = model.latent_logits(model.build_sequence(token, shown, latents))
+            if guidance_scale == 0:
+                return given
+            # The branch without a condition: no class, the generation token, condition tokens hidden (spec section 9).
+            hidden = latents.masked_fill(condition, MASK_TOKEN)
+            free = model.latent_logits(model.build_sequence(no_task, no_class, hidden))
+            return given + guidance_scale * (given - free)
+
+        return logits

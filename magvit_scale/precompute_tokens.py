@@ -1,0 +1,76 @@
+"""Clip shards and a tokenizer -> token shards: `magvit precompute-tokens CONFIG... tokenizer=DIR output=DIR`.
+
+One token shard per clip shard, holding z and the tokens of every condition canvas for every view. Ranks take shards
+in turn; shards that exist are kept, so a killed run continues.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from magvit_scale.commit.tasks import CANVASES, condition_canvases
+from magvit_scale.config import PrecomputeTokensConfig, Refusal, parse
+from magvit_scale.data.clips import to_unit_range, views
+from magvit_scale.data.shards import Dataset, load_dataset
+from magvit_scale.data.token_shards import write_token_dataset, write_token_shard
+from magvit_scale.pretrained import hash_model
+from magvit_scale.progress import progress
+from magvit_scale.training import distributed
+from magvit_scale.vqgan.autoencoder import VQGAN
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Tokenizes one split. Collective: every rank must call."""
+    config = parse(PrecomputeTokensConfig, argv)
+    ranks = distributed.start()
+    tokenizer = VQGAN.from_pretrained(config.tokenizer).to(ranks.device)
+    if tokenizer.config.ndim != 3:
+        raise Refusal(f"{config.tokenizer}: is a {tokenizer.config.ndim}D VQGAN, expected a 3D one")
+    dataset, folder = load_dataset(config.clips.shards), Path(config.output)
+    mine = range(ranks.rank, len(dataset.shards(config.clips.split)), ranks.world_size)
+    for shard in progress(mine, f"{folder.name} tokens", len(mine), unit="shard") if ranks.is_main else mine:
+        path = folder / f"tokens-{shard:06d}.tar"
+        if not path.exists():
+            write_token_shard(path, *tokenize_shard(config, tokenizer, shard, ranks.device))
+    distributed.barrier()
+    if ranks.is_main:
+        finish(config, tokenizer, dataset)
+    distributed.barrier()
+    distributed.stop()
+
+
+@torch.no_grad()
+def tokenize_shard(
+    config: PrecomputeTokensConfig, tokenizer: VQGAN, shard: int, device: torch.device
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Tokens of one clip shard: uint16 'n views canvases t h w', labels int64 'n', keys."""
+    tokens: list[Tensor] = []
+    labels: list[int] = []
+    keys: list[str] = []
+    for sample in views(config.clips, views=config.views, seed=config.seed, shard=shard):
+        canvases = condition_canvases(to_unit_range(sample["clip"].to(device)))
+        flat = rearrange(canvases, "views canvases c t h w -> (views canvases) c t h w")
+        ids = torch.cat([tokenizer.tokenize(part) for part in flat.split(config.batch_size)])
+        tokens.append(rearrange(ids, "(views canvases) t h w -> views canvases t h w", views=config.views))
+        labels.append(int(sample["label"]))
+        keys.append(sample["key"])
+    return torch.stack(tokens).cpu().numpy().astype(np.uint16), np.array(labels, np.int64), keys
+
+
+def finish(config: PrecomputeTokensConfig, tokenizer: VQGAN, dataset: Dataset) -> None:
+    """Writes dataset.json, which makes the token shards readable. Main rank only."""
+    clip_shape = (config.clips.num_frames, config.clips.size_px, config.clips.size_px)
+    write_token_dataset(
+        Path(config.output),
+        canvases=("z", *CANVASES),
+        latent_shape=tuple(side // factor for side, factor in zip(clip_shape, tokenizer.downsample, strict=True)),
+        codebook_size=tokenizer.config.codebook_size,
+        classes=dataset.classes,
+        tokenizer_hash=hash_model(config.tokenizer),
+        clips_hash=dataset.hash,
+        split=config.clips.split,
+    )

@@ -1,0 +1,82 @@
+"""Models as files: a folder with config.json and model.safetensors, never a pickle."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from magvit_scale.config import Refusal, load
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def save_model(model: nn.Module, config: Any, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
+    """Writes `folder`/config.json and model.safetensors; each file aside, then renamed.
+
+    Args:
+        model: its parameters and buffers are written, unless `state` is given.
+        config: the dataclass from which `model` was built.
+        folder: made where missing.
+        state: tensors to write in place of the model's own, for instance averaged ones.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in (state or model.state_dict()).items()}
+    save_file(tensors, folder / "model.tmp")
+    os.replace(folder / "model.tmp", folder / "model.safetensors")
+    (folder / "config.tmp").write_text(json.dumps({"model": type(model).__name__, **asdict(config)}, indent=1))
+    os.replace(folder / "config.tmp", folder / "config.json")
+
+
+def load_config(schema: type, folder: str | Path, kind: str) -> Any:
+    """Reads the config.json of a model folder and checks that it is one of `kind` (a class name)."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise Refusal(f"{folder}: no config.json, expected the export folder of a {kind}")
+    values = json.loads(path.read_text())
+    if (found := values.pop("model", None)) != kind:
+        raise Refusal(f"{path}: is a {found}, expected a {kind}")
+    return load(schema, [values])
+
+
+def load_model(build: Callable[[Any], Model], schema: type, folder: str | Path) -> Model:
+    """Builds the model that `folder` describes and fills every tensor of it; a missing or left-over tensor is
+    refused.
+    """
+    model = build(load_config(schema, folder, build.__name__))
+    fill(model, load_tensors(folder), folder)
+    return model
+
+
+def load_tensors(folder: str | Path) -> dict[str, Tensor]:
+    """Reads `folder`/model.safetensors onto the CPU."""
+    path = Path(folder) / "model.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise Refusal(f"{path}: {error}; expected the weights of an export folder") from error
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
+    """Copies tensors into a model, strictly: the same names and shapes on both sides."""
+    own = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    given = {name: tuple(t.shape) for name, t in tensors.items()}
+    if wrong := sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name)):
+        name = wrong[0]
+        raise Refusal(
+            f"{source}: {len(wrong)} tensors do not fit, the first is {name}: found {given.get(name, 'none')}, "
+            f"expected {own.get(name, 'none')}"
+        )
+    model.load_state_dict(tensors)
+
+
+def hash_model(folder: str | Path) -> str:
+    """sha256 of a model folder's weights: the name under which token shards remember their tokenizer."""
+    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()

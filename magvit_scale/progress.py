@@ -1,0 +1,52 @@
+"""Progress for people: a bar on a terminal, a plain line every few seconds elsewhere (log files, the launcher)."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+PLAIN_INTERVAL_S = 2.0
+
+
+class _Plain(tqdm):
+    """tqdm that ends each state with a newline instead of redrawing it."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        self.fp.write(f"{msg or self}\n")
+        self.fp.flush()
+        return True
+
+
+def progress_bar(label: str, total: int, *, unit: str, initial: int = 0) -> Any:
+    """A tqdm bar with rate and ETA; call `.update(n)`, `.set_postfix(...)` and `.close()`.
+
+    Args:
+        label: what is counted, the first word of every line.
+        total: items at the end.
+        unit: of one item, as in `step`.
+        initial: items done before this start.
+    """
+    terminal = sys.stderr.isatty()
+    bar = tqdm if terminal else _Plain
+    return bar(
+        desc=label,
+        total=total,
+        unit=unit,
+        initial=initial,
+        ncols=None if terminal else 110,
+        mininterval=0.1 if terminal else PLAIN_INTERVAL_S,
+        maxinterval=PLAIN_INTERVAL_S,
+        leave=True,
+        ascii=None if terminal else " #",
+    )
+
+
+def progress(items: Iterable[Item], label: str, total: int, *, unit: str) -> Iterator[Item]:
+    """Yields the items under a progress bar."""
+    bar = progress_bar(label, total, unit=unit)
+    for item in items:
+        yield item
+        bar.update(1)
+    bar.close()

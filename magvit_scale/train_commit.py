@@ -1,0 +1,138 @@
+"""Token shards -> a transformer: `magvit train-commit configs/commit/ucf101_base.yaml [key=value ...]`.
+
+Runs alone, under torchrun, the deepspeed launcher or srun. Killed and started again it continues at its newest
+checkpoint. Never reads a pixel; the tokenizer is used only to show samples in TensorBoard. Writes `run.folder`/export.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from magvit_scale.commit.step import commit_step
+from magvit_scale.commit.tasks import CANVAS_OF_TASK
+from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
+from magvit_scale.commit.validation import draw_validation_masks, masked_cross_entropy
+from magvit_scale.config import Refusal, TrainCommitConfig, TransformerConfig, parse
+from magvit_scale.data.token_shards import TokenShards, training_batches
+from magvit_scale.pipeline import MagvitPipeline
+from magvit_scale.pretrained import hash_model, save_model
+from magvit_scale.training import distributed
+from magvit_scale.training.health import finite_guard
+from magvit_scale.training.loop import train
+from magvit_scale.training.schedule import learning_rate
+from magvit_scale.training.tracking import Tracker
+from magvit_scale.vqgan.autoencoder import VQGAN
+
+NUM_SHOWN_CLIPS = 8
+NUM_VALIDATION_CLIPS = 256
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains; see the module's text. Collective: every rank must call."""
+    given = parse(TrainCommitConfig, argv)
+    ranks = distributed.start()
+    shards = open_shards(given.tokens, given.tokenizer)
+    config = replace(given, model=resolve_model(given.model, shards))
+    torch.manual_seed(config.run.seed)
+    model = CommitTransformer(config.model)
+    engine = distributed.build_engine(model, decayed_parameters(model), config.run, config.optim, ranks)
+    guard = finite_guard(partial(distributed.any_over_ranks, device=ranks.device))
+
+    def update(batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        rate = learning_rate(step, config.run.steps, config.optim)
+        distributed.set_learning_rate(engine, rate)
+        # Dropout is the one draw that torch makes: keyed like all others, so that a resume repeats it.
+        torch.manual_seed(hash((config.run.seed, step, ranks.rank)))
+        on_device = {name: tensor.to(ranks.device) for name, tensor in batch.items()}
+        metrics = commit_step(engine, on_device, step, config, guard)
+        return metrics | {"optim/learning_rate": torch.tensor(rate, device=ranks.device)}
+
+    train(
+        config,
+        ranks,
+        engines={"transformer": engine},
+        replicated={},
+        batches=lambda start: training_batches(
+            shards,
+            seed=config.run.seed,
+            global_batch_size=config.run.global_batch_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            start_step=start,
+            steps=config.run.steps - start,
+        ),
+        update=update,
+        sample=partial(show_samples, config, model),
+    )
+    if ranks.is_main:
+        save_model(model, config.model, Path(config.run.folder) / "export")
+    distributed.barrier()
+    distributed.stop()
+
+
+def open_shards(folder: str, tokenizer: str) -> TokenShards:
+    """Token shards, checked to be of this tokenizer."""
+    shards = TokenShards.open(folder)
+    if (expected := hash_model(tokenizer)) != shards.tokenizer_hash:
+        raise Refusal(
+            f"{folder} was written by tokenizer {shards.tokenizer_hash[:12]}, {tokenizer} is {expected[:12]}; "
+            "run magvit precompute-tokens again"
+        )
+    return shards
+
+
+def resolve_model(model: TransformerConfig, shards: TokenShards) -> TransformerConfig:
+    """Fills what the token shards decide, and refuses a config that says otherwise."""
+    decided: dict[str, Any] = {
+        "latent_shape": shards.latent_shape,
+        "codebook_size": shards.codebook_size,
+        "num_classes": shards.num_classes,
+    }
+    for name, value in decided.items():
+        if (wanted := getattr(model, name)) not in (None, value):
+            raise Refusal(f"model.{name}={wanted}, the token shards have {value}; change it or leave it out")
+    return replace(model, **decided)
+
+
+def show_samples(config: TrainCommitConfig, model: CommitTransformer, tracker: Tracker, step: int) -> None:
+    """Held-out cross-entropy of every task, and generated clips, in TensorBoard."""
+    if config.validation_tokens is None:
+        return
+    shards = open_shards(config.validation_tokens, config.tokenizer)
+    count = min(NUM_VALIDATION_CLIPS, shards.num_clips)
+    tokens, labels = shards.batch(range(count), [0] * count)
+    is_masked = draw_validation_masks(count, tokens[0, 0].numel(), config.run.seed)
+    device = next(model.parameters()).device
+    tokens, labels, is_masked = tokens.to(device), labels.to(device), is_masked.to(device)
+    losses = {t: masked_cross_entropy(model, tokens, labels, t, is_masked) for t in config.tasks}
+    tracker.scalars(step, {f"validation/{task}": loss for task, loss in losses.items()})
+    show_clips(config, model, shards.canvases, tokens, labels, tracker, step)
+
+
+@torch.no_grad()
+def show_clips(
+    config: TrainCommitConfig,
+    model: CommitTransformer,
+    canvases: Sequence[str],
+    tokens: Tensor,
+    labels: Tensor,
+    tracker: Tracker,
+    step: int,
+) -> None:
+    """For every task: the detokenized clip over what the model generates, as a moving picture."""
+    model.eval()
+    pipeline = MagvitPipeline(VQGAN.from_pretrained(config.tokenizer).to(tokens.device), model)
+    tokens, labels = tokens[:NUM_SHOWN_CLIPS], labels[:NUM_SHOWN_CLIPS]
+    real = pipeline.tokenizer.detokenize(tokens[:, 0])
+    for task in config.tasks:
+        canvas = tokens[:, canvases.index(CANVAS_OF_TASK[task])] if task in CANVAS_OF_TASK else None
+        fake = pipeline.generate_from_tokens(task, canvas, labels, len(labels), seed=config.run.seed).clips
+        both = torch.stack([real, fake]).mul(255).round().byte().cpu()
+        tracker.clips(step, f"generated/{task}", rearrange(both, "rows n c t h w -> n t (rows h) w c").numpy())
+    model.train()

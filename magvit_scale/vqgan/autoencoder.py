@@ -1,0 +1,155 @@
+"""The 2D and the 3D VQGAN, from one set of blocks (MAGVIT section 3.1; spec sections 1.2, 1.3, 1.6).
+
+A clip is 'b 3 t h w' float32 in [0, 1]; latents are 'b d t h w'; token ids are 'b t h w' int64. The 2D network takes
+the same clips and works on every frame by itself.
+"""
+
+import itertools
+from pathlib import Path
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from magvit_scale.config import Padding, Refusal, VQGANConfig
+from magvit_scale.pretrained import load_model, save_model
+from magvit_scale.vqgan.blocks import ResidualBlock, convolution, group_norm, pool, upsample
+from magvit_scale.vqgan.quantizer import Quantized, VectorQuantizer
+
+
+def _residual_blocks(config: VQGANConfig, channels_in: int, channels_out: int, padding: Padding) -> nn.Sequential:
+    widths = [channels_in, *[channels_out] * config.num_res_blocks]
+    return nn.Sequential(
+        *(
+            ResidualBlock(config.ndim, i, o, num_groups=config.num_groups, padding=padding)
+            for i, o in itertools.pairwise(widths)
+        )
+    )
+
+
+def _stage_channels(config: VQGANConfig) -> list[int]:
+    return [config.base_channels * multiplier for multiplier in config.channel_multipliers]
+
+
+class Encoder(nn.Module):
+    """Clip -> latents: residual stages with average pooling between them."""
+
+    def __init__(self, config: VQGANConfig):
+        super().__init__()
+        self.config, padding = config, config.padding
+        channels = _stage_channels(config)
+        self.conv_in = convolution(config.ndim, 3, config.base_channels, 3, padding=padding, bias=False)
+        widths = [config.base_channels, *channels]
+        self.stages = nn.ModuleList(_residual_blocks(config, i, o, padding) for i, o in itertools.pairwise(widths))
+        self.middle = _residual_blocks(config, channels[-1], channels[-1], padding)
+        self.norm_out = group_norm(config.num_groups, channels[-1])
+        self.conv_out = convolution(config.ndim, channels[-1], config.embedding_dim, 1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """'b 3 [t] h w' -> 'b d [t] h w', smaller by 2 per down-sampler."""
+        x = self.conv_in(clip)
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index < len(self.stages) - 1:
+                x = pool(x, self.config.ndim, time=self.config.temporal_downsample[index])
+        return self.conv_out(F.silu(self.norm_out(self.middle(x))))
+
+
+class Decoder(nn.Module):
+    """Quantised latents -> clip: the encoder's mirror, nearest-neighbour upsampling and a convolution between
+    stages.
+    """
+
+    def __init__(self, config: VQGANConfig):
+        super().__init__()
+        # The released 2D decoder pads with zeros whatever the encoder does (spec 1.6).
+        self.config, padding = config, config.padding if config.ndim == 3 else "zeros"
+        deep_first = _stage_channels(config)[::-1]
+        self.conv_in = convolution(config.ndim, config.embedding_dim, deep_first[0], 3, padding=padding)
+        self.middle = _residual_blocks(config, deep_first[0], deep_first[0], padding)
+        widths = [deep_first[0], *deep_first]
+        self.stages = nn.ModuleList(_residual_blocks(config, i, o, padding) for i, o in itertools.pairwise(widths))
+        self.upsamplers = nn.ModuleList(
+            convolution(config.ndim, width, width, 3, padding=padding) for width in deep_first[:-1]
+        )
+        self.norm_out = group_norm(config.num_groups, deep_first[-1])
+        self.conv_out = convolution(config.ndim, deep_first[-1], 3, 3, padding=padding)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """'b d [t] h w' -> 'b 3 [t] h w', not clipped."""
+        x = self.middle(self.conv_in(latents))
+        flags = self.config.temporal_downsample[: len(self.upsamplers)][::-1]
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index < len(self.upsamplers):
+                x = self.upsamplers[index](upsample(x, self.config.ndim, time=flags[index]))
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class VQGAN(nn.Module):
+    """The tokenizer: encoder, quantiser, decoder."""
+
+    def __init__(self, config: VQGANConfig, entropy_temperature: float = 0.01):
+        super().__init__()
+        if len(config.temporal_downsample) < len(config.channel_multipliers) - 1:
+            raise Refusal(
+                f"model.temporal_downsample has {len(config.temporal_downsample)} flags, expected one for each of the "
+                f"{len(config.channel_multipliers) - 1} down-samplers"
+            )
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quantizer = VectorQuantizer(config.codebook_size, config.embedding_dim, entropy_temperature)
+        self.decoder = Decoder(config)
+
+    @property
+    def downsample(self) -> tuple[int, int, int]:
+        """Factors from clip to latents along (t, h, w)."""
+        num_downsamplers = len(self.config.channel_multipliers) - 1
+        time = sum(self.config.temporal_downsample[:num_downsamplers]) if self.config.ndim == 3 else 0
+        return 2**time, 2**num_downsamplers, 2**num_downsamplers
+
+    def encode(self, clip: Tensor) -> Tensor:
+        """Clip -> latents before the quantiser.
+
+        Raises:
+            Refusal: a side of the clip is not divisible by its factor.
+        """
+        if any(side % factor for side, factor in zip(clip.shape[2:], self.downsample, strict=True)):
+            raise Refusal(f"clip of (t, h, w) = {tuple(clip.shape[2:])}, expected multiples of {self.downsample}")
+        return self._per_frame(self.encoder, clip)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Quantised latents -> clip, not clipped to [0, 1] (the losses see it so)."""
+        return self._per_frame(self.decoder, latents)
+
+    def tokenize(self, clip: Tensor) -> Tensor:
+        """Clip -> token ids."""
+        return self.quantizer.tokenize(self.encode(clip))
+
+    def detokenize(self, token_ids: Tensor) -> Tensor:
+        """Token ids -> clip in [0, 1]."""
+        return self.decode(self.quantizer.look_up(token_ids)).clamp(0, 1)
+
+    def forward(self, clip: Tensor) -> tuple[Tensor, Quantized]:
+        """Clip -> its reconstruction (not clipped) and the quantiser's result with its losses."""
+        quantized = self.quantizer(self.encode(clip))
+        return self.decode(quantized.latents), quantized
+
+    def _per_frame(self, network: nn.Module, x: Tensor) -> Tensor:
+        if self.config.ndim == 3:
+            return network(x)
+        frames = network(rearrange(x, "b c t h w -> (b t) c h w"))
+        return rearrange(frames, "(b t) c h w -> b c t h w", t=x.shape[2])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config.json and model.safetensors."""
+        save_model(self, self.config, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "VQGAN":
+        """Reads what `save_pretrained` wrote, in evaluation mode.
+
+        Raises:
+            Refusal: the folder holds no VQGAN, or one of other tensors.
+        """
+        return load_model(cls, VQGANConfig, folder).eval()

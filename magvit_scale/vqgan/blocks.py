@@ -1,0 +1,72 @@
+"""Convolution, norm, residual block and resampling for `ndim` 2 and 3: the only place that knows Conv2d from Conv3d.
+
+Axes: b batch, c channels, t frames, h rows, w columns; a 2D network sees 'b c h w', a 3D network 'b c t h w'.
+"""
+
+from math import sqrt
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magvit_scale.config import Padding
+
+CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+AVERAGE_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+def convolution(
+    ndim: int, channels_in: int, channels_out: int, kernel: int, *, padding: Padding = "zeros", bias: bool = True
+) -> nn.Conv2d | nn.Conv3d:
+    """A stride-1 convolution that keeps h, w (and t); odd cubic kernel; LeCun-normal init as in flax (spec 1.5)."""
+    layer: nn.Conv2d | nn.Conv3d = CONVOLUTION[ndim](
+        channels_in, channels_out, kernel, padding=kernel // 2, padding_mode=padding, bias=bias
+    )
+    init_lecun_normal(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def init_lecun_normal(weight: Tensor) -> None:
+    """Truncated normal of variance 1 / fan_in; the constant undoes the variance lost by cutting at two deviations."""
+    std = sqrt(1.0 / weight[0].numel()) / 0.87962566103423978
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def group_norm(num_groups: int, channels: int) -> nn.GroupNorm:
+    """GroupNorm with the official epsilon; in 3D its statistics run over time as well (spec 1.5)."""
+    return nn.GroupNorm(num_groups, channels, eps=1e-6)
+
+
+def pool(x: Tensor, ndim: int, time: bool = True) -> Tensor:
+    """Mean over windows of 2 in h and w, and in t where `time`; TF's SAME rule, so a lone last cell is its own mean."""
+    window = (2,) * ndim if time or ndim == 2 else (1, 2, 2)
+    return AVERAGE_POOL[ndim](x, window, ceil_mode=True, count_include_pad=False)
+
+
+def upsample(x: Tensor, ndim: int, time: bool = True) -> Tensor:
+    """Repeats every cell twice in h and w, and in t where `time`."""
+    scale = (2.0,) * ndim if time or ndim == 2 else (1.0, 2.0, 2.0)
+    return F.interpolate(x, scale_factor=scale, mode="nearest")
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation block: norm, swish, conv, norm, swish, conv, plus the raw input (spec 1.4)."""
+
+    def __init__(self, ndim: int, channels_in: int, channels_out: int, *, num_groups: int, padding: Padding):
+        super().__init__()
+        self.norm1 = group_norm(num_groups, channels_in)
+        self.conv1 = convolution(ndim, channels_in, channels_out, 3, padding=padding, bias=False)
+        self.norm2 = group_norm(num_groups, channels_out)
+        self.conv2 = convolution(ndim, channels_out, channels_out, 3, padding=padding, bias=False)
+        self.shortcut = (
+            nn.Identity()
+            if channels_in == channels_out
+            else convolution(ndim, channels_in, channels_out, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """'b channels_in ...' -> 'b channels_out ...', same t, h, w."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.shortcut(x) + h

@@ -1,0 +1,79 @@
+"""Vector quantiser with a gradient-trained codebook and an entropy loss (MAGVIT section 3.1; spec section 2)."""
+
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What quantising gives: the vectors for the decoder, their ids, and the parts of the loss, unweighted scalars."""
+
+    latents: Tensor
+    """'b d t h w'; straight-through: the gradient of the decoder's input goes to the encoder's output."""
+    token_ids: Tensor
+    """'b t h w' int64 in [0, codebook_size)."""
+    commitment_loss: Tensor
+    """Moves the encoder towards the codebook."""
+    codebook_loss: Tensor
+    """Moves the codebook towards the encoder."""
+    entropy_loss: Tensor
+    """Mean entropy per vector minus the entropy of the batch's mean: low when choices are sharp and all codes are
+    used."""
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest codebook entry in Euclidean distance; the first on ties."""
+
+    def __init__(self, codebook_size: int, embedding_dim: int, entropy_temperature: float = 0.01):
+        super().__init__()
+        bound = sqrt(3.0 / codebook_size)
+        self.codebook = nn.Parameter(torch.empty(codebook_size, embedding_dim).uniform_(-bound, bound))
+        self.entropy_temperature = entropy_temperature
+
+    def forward(self, latents: Tensor) -> Quantized:
+        """Quantises 'b d t h w' latents; distances and losses are computed in float32."""
+        vectors = rearrange(latents.float(), "b d t h w -> (b t h w) d")
+        distances = self.compute_distances(vectors)
+        ids = distances.argmin(dim=1)
+        chosen = self.codebook.float()[ids]
+        b, _, t, h, w = latents.shape
+        straight_through = vectors + (chosen - vectors).detach()
+        return Quantized(
+            latents=rearrange(straight_through, "(b t h w) d -> b d t h w", b=b, t=t, h=h, w=w).to(latents.dtype),
+            token_ids=rearrange(ids, "(b t h w) -> b t h w", b=b, t=t, h=h, w=w),
+            commitment_loss=F.mse_loss(vectors, chosen.detach()),
+            codebook_loss=F.mse_loss(chosen, vectors.detach()),
+            entropy_loss=compute_entropy_loss(-distances / self.entropy_temperature),
+        )
+
+    def compute_distances(self, vectors: Tensor) -> Tensor:
+        """'n d' -> 'n k' squared distances to every entry: |x|^2 - 2 x.e + |e|^2."""
+        codebook = self.codebook.float()
+        return vectors.square().sum(1, keepdim=True) - 2 * vectors @ codebook.T + codebook.square().sum(1)
+
+    def tokenize(self, latents: Tensor) -> Tensor:
+        """'b d t h w' latents -> 'b t h w' int64 ids, without the losses."""
+        b, _, t, h, w = latents.shape
+        ids = self.compute_distances(rearrange(latents.float(), "b d t h w -> (b t h w) d")).argmin(dim=1)
+        return rearrange(ids, "(b t h w) -> b t h w", b=b, t=t, h=h, w=w)
+
+    def look_up(self, token_ids: Tensor) -> Tensor:
+        """'b t h w' ids -> 'b d t h w' rows of the codebook."""
+        return rearrange(self.codebook[token_ids], "b t h w d -> b d t h w")
+
+
+def compute_entropy_loss(logits: Tensor) -> Tensor:
+    """Mean entropy of the rows' softmax minus the entropy of the mean row; 'n k' float32 (spec section 2, `softmax`
+    type).
+    """
+    log_probabilities = F.log_softmax(logits, dim=1)
+    probabilities = log_probabilities.exp()
+    mean_probabilities = probabilities.mean(dim=0)
+    sample_entropy = -(probabilities * log_probabilities).sum(dim=1).mean()
+    batch_entropy = -(mean_probabilities * (mean_probabilities + 1e-5).log()).sum()
+    return sample_entropy - batch_entropy

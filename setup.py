@@ -1,0 +1,41 @@
+"""Packaging of magvit_scale. constraints.txt holds the exact versions that the tests ran with."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="magvit_scale",
+    version="0.1.0",
+    description="Train MAGVIT (CVPR 2023) on your own videos, from a laptop demo to a SLURM cluster",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["magvit_scale*"]),
+    package_data={"magvit_scale.page": ["*.html"]},
+    python_requires=">=3.10,<3.13",
+    install_requires=[
+        "av>=13",
+        "deepspeed>=0.19.8",
+        "einops>=0.8",
+        "ffmpeg-python>=0.2",
+        "imageio-ffmpeg>=0.5",
+        "lpips>=0.1.4",
+        "matplotlib>=3.9",
+        "ninja>=1.11",  # DeepSpeed builds its communication on CPUs with it
+        "numpy>=2.0",
+        "omegaconf>=2.4.0",
+        "pillow>=11",
+        "safetensors>=0.5",
+        "setuptools>=77",  # torch's extension builder needs it at run time
+        "submitit>=1.5.4",
+        "tensorboard>=2.18",
+        "torch>=2.11",
+        "torchvision",
+        "tqdm>=4.66",
+        "webdataset>=1.0.2",
+    ],
+    extras_require={"dev": ["import-linter>=2.3", "mypy>=1.15", "pytest>=8.3", "ruff>=0.12"]},
+    entry_points={"console_scripts": ["magvit = magvit_scale.cli:main"]},
+)

@@ -1,0 +1,129 @@
+"""Runs the stages of a chain one after the other, on this machine or as SLURM jobs. Knows no model.
+
+    python -m slurm.launch configs/pipeline/demo.yaml root=runs/demo minutes=15
+    python -m slurm.launch CONFIG... [key=value ...] --dry-run
+
+Finished stages are skipped and a half-finished one continues, so the same command carries on after any interruption.
+"""
+
+import fcntl
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from magvit_scale.config import LaunchConfig, Refusal, parse, refusals_end_the_program
+from slurm.cluster import submit_chain
+from slurm.job import finish, forget_ranks, run_program
+from slurm.local import StageFailure, run_local
+from slurm.stages import Stage, plan, recorded_seconds, refuse_changes, write_json
+
+CANCELLED_STATUS = 130
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Plans the chain, refuses a run folder of other arguments, runs what is not finished."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    config = parse(LaunchConfig, [argument for argument in arguments if argument != "--dry-run"])
+    stages = plan(config)
+    if "--dry-run" in arguments:
+        return _print_plan(stages)
+    with _only_launcher(Path(config.root)), _says_how_to_continue(arguments):
+        for stage in stages:
+            refuse_changes(stage)
+        _make_importable()
+        if config.cluster == "slurm":
+            return _submit(stages, config)
+        _run(stages, config)
+    return None
+
+
+def _run(stages: list[Stage], config: LaunchConfig) -> None:
+    began = time.monotonic()
+    for number, stage in enumerate(stages, 1):
+        _say(f"== stage {number}/{len(stages)} {stage.name} ==")
+        if stage.is_finished:
+            _say("finished before")
+            continue
+        write_json(stage.started_marker, stage.record())
+        forget_ranks(stage)
+        _run_here(stage) if config.cluster == "debug" else run_local(stage)
+        _say(f"{stage.name} took {_clock(recorded_seconds(stage))}")
+    _print_summary(stages, config, time.monotonic() - began)
+
+
+def _run_here(stage: Stage) -> None:
+    began = time.monotonic()
+    run_program(stage)
+    finish(stage, 0, time.monotonic() - began)
+
+
+def _submit(stages: list[Stage], config: LaunchConfig) -> None:
+    waiting = [stage for stage in stages if not stage.is_finished]
+    for name, job_id in submit_chain(waiting, config.resources).items():
+        _say(f"{name:<24}job {job_id}")
+    _say(f"{len(waiting)} of {len(stages)} stages submitted, the others were finished before")
+    _say(f"logs: {config.root}/stages/logs/STAGE/JOB_RANK_log.{{out,err}}")
+
+
+@contextmanager
+def _only_launcher(root: Path) -> Iterator[None]:
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "launch.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Refusal(f"{root} is in use by another launcher; wait for it, or give another root=") from error
+        yield
+
+
+@contextmanager
+def _says_how_to_continue(arguments: list[str]) -> Iterator[None]:
+    again = f"to continue: python -m slurm.launch {shlex.join(arguments)}"
+    try:
+        yield
+    except StageFailure as failure:
+        raise SystemExit(f"{failure}\n{again}") from failure
+    except KeyboardInterrupt as interrupt:
+        sys.stderr.write(f"\ncancelled; no process is left, and what is finished stays\n{again}\n")
+        raise SystemExit(CANCELLED_STATUS) from interrupt
+
+
+def _make_importable() -> None:
+    # A job's pickle names `slurm.job` only, and `slurm` and `data_prep` are folders of the repository, not installed.
+    repository = str(Path(__file__).resolve().parents[1])
+    paths = [repository, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+
+
+def _print_plan(stages: list[Stage]) -> None:
+    for number, stage in enumerate(stages, 1):
+        _say(f"{number:>2} {stage.name}  ({stage.config.tasks} x python -m {stage.program})")
+        for argument in stage.argv:
+            _say(f"       {argument}")
+
+
+def _print_summary(stages: list[Stage], config: LaunchConfig, seconds: float) -> None:
+    _say("\ntime per stage")
+    for stage in stages:
+        _say(f"  {stage.name:<24}{_clock(recorded_seconds(stage)):>9}")
+    _say(f"  {'this start':<24}{_clock(seconds):>9}")
+    _say(f"\nreport:      {Path(config.root, 'report.html')}")
+    _say(f"tensorboard: tensorboard --logdir {shlex.quote(config.root)}")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    with refusals_end_the_program("slurm.launch"):
+        main()

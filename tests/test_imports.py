@@ -1,0 +1,28 @@
+"""What must start fast and run on machines without a GPU stack imports neither torch nor DeepSpeed."""
+
+import importlib.util
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TORCH_FREE = ["magvit_scale.cli", "magvit_scale.config", "magvit_scale.progress", "magvit_scale.video"]
+TORCH_FREE += ["magvit_scale.data.shards"]
+TORCH_FREE += [
+    f"{package}.{m.name}"
+    for package in ("slurm", "data_prep")
+    for m in pkgutil.iter_modules([str(REPOSITORY / package)])
+]
+CHECK = "import sys, importlib; importlib.import_module(sys.argv[1]); print(*{'torch', 'deepspeed'} & set(sys.modules))"
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_module_reaches_neither_torch_nor_deepspeed(module: str) -> None:
+    assert importlib.util.find_spec(module), f"{module} is gone; take it off this list"
+    answer = subprocess.run(
+        [sys.executable, "-c", CHECK, module], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == ""

@@ -1,0 +1,108 @@
+"""The Frechet distance against closed forms, the official values, and rank-deficient sets; the fixed features."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from magvit_scale.config import Refusal
+from magvit_scale.metrics.frechet import FeatureStatistics, RandomFeatures, frechet_distance
+
+
+def statistics_of(features: np.ndarray) -> FeatureStatistics:
+    statistics = FeatureStatistics(features.shape[1])
+    statistics.update(torch.from_numpy(features))
+    return statistics
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def test_statistics_are_those_of_numpy_however_they_were_streamed() -> None:
+    values = 1e6 + normal(0, 100, 5)
+    first, second = FeatureStatistics(5), FeatureStatistics(5)
+    first.update(torch.from_numpy(values[:1]))
+    first.update(torch.from_numpy(values[1:40]))
+    second.update(torch.from_numpy(values[40:]))
+    first.merge(second)
+    first.merge(FeatureStatistics(5))
+    np.testing.assert_allclose(first.mean, values.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(first.covariance(), np.cov(values, rowvar=False), rtol=1e-6, atol=1e-9)
+
+
+def test_distance_of_diagonal_gaussians_has_its_closed_form() -> None:
+    values = normal(1, 500, 4)
+    values = (values - values.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(values, rowvar=False))).T
+    scale, shift = np.array([1.0, 2.0, 3.0, 0.5]), np.array([1.0, 0.0, -2.0, 0.0])
+    distance = frechet_distance(statistics_of(values), statistics_of(values * scale + shift))
+    assert distance == pytest.approx(((scale - 1) ** 2).sum() + (shift**2).sum(), rel=1e-10)
+
+
+def test_rank_deficient_sets_are_exact() -> None:
+    values = normal(2, 6, 64)  # covariance of rank 5 in 64 dimensions
+    assert frechet_distance(statistics_of(values), statistics_of(values)) == pytest.approx(0, abs=1e-10)
+    assert frechet_distance(statistics_of(values), statistics_of(3 * values)) == pytest.approx(
+        4 * ((values.mean(axis=0) ** 2).sum() + np.cov(values, rowvar=False).trace()), rel=1e-10
+    )
+
+
+def test_disjoint_subspaces_add_their_variances() -> None:
+    left, right = np.zeros((50, 8)), np.zeros((50, 8))
+    left[:, :4], right[:, 4:] = normal(3, 50, 4), normal(4, 50, 4)
+    means = ((left.mean(axis=0) - right.mean(axis=0)) ** 2).sum()
+    traces = np.cov(left, rowvar=False).trace() + np.cov(right, rowvar=False).trace()
+    assert frechet_distance(statistics_of(left), statistics_of(right)) == pytest.approx(means + traces, rel=1e-10)
+
+
+def test_one_clip_has_no_covariance() -> None:
+    with pytest.raises(Refusal, match=r"1 clip\(s\); a covariance needs 2"):
+        statistics_of(np.zeros((1, 3))).covariance()
+
+
+def test_distance_equals_the_official_values() -> None:
+    folder = os.environ.get("MAGVIT_GOLDEN_DIR")
+    if not folder:
+        pytest.skip("MAGVIT_GOLDEN_DIR is not set: no official values here")
+    with np.load(Path(folder) / "frechet.npz", allow_pickle=False) as golden:
+        cases = {key.split("/")[0] for key in golden}
+        for case in sorted(cases):
+            sets = [statistics_of(golden[f"{case}/logits_{index}"]) for index in (1, 2)]
+            expected = golden[f"{case}/scipy_float64_whole_set_ddof1"]
+            # 1e-7: the reference's matrix root is itself noisy without full rank (256 vectors of 400).
+            assert frechet_distance(*sets) == pytest.approx(float(expected), rel=1e-7, abs=1e-10), case
+
+
+def test_random_features_are_the_same_everywhere() -> None:
+    clip = torch.linspace(0, 1, 2 * 3 * 4 * 16 * 16).reshape(2, 3, 4, 16, 16)
+    features = RandomFeatures()(clip)
+    assert features.shape == (2, 64)
+    assert torch.equal(features, RandomFeatures(seed=0)(clip))
+    assert not torch.allclose(features, RandomFeatures(seed=1)(clip), atol=1e-2)
+    assert RandomFeatures().layers[0].weight.flatten()[:3].tolist() == pytest.approx(WEIGHTS_OF_SEED_0, abs=1e-7)
+
+
+WEIGHTS_OF_SEED_0 = [-0.2658802568912506, -0.14068280160427094, -0.2115129679441452]
+
+
+def square_clips(seed: int, *, moves: bool) -> torch.Tensor:
+    """White squares at random places, 64 3 8 32 32, still or running to the right at a random speed."""
+    random = np.random.default_rng(seed)
+    clips = torch.zeros(64, 3, 8, 32, 32)
+    for clip in clips:
+        top, left = random.integers(0, 26, 2)
+        speed = random.integers(1, 4) if moves else 0
+        for frame in range(8):
+            shifted = (left + speed * frame) % 26
+            clip[:, frame, top : top + 6, shifted : shifted + 6] = 1
+    return clips
+
+
+def test_random_features_tell_motion_from_stillness() -> None:
+    network, sets = RandomFeatures(), []
+    for clips in (square_clips(0, moves=True), square_clips(1, moves=True), square_clips(2, moves=False)):
+        sets.append(FeatureStatistics(64))
+        sets[-1].update(network(clips))
+    assert frechet_distance(sets[0], sets[2]) > 2 * frechet_distance(sets[0], sets[1])

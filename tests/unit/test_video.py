@@ -1,0 +1,152 @@
+"""Real files through a real ffmpeg."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from magvit_scale.video import VideoError, animated_webp, decode, decode_mp4, encode_mp4, png, probe
+
+VIDEOS = Path(os.environ.get("MAGVIT_TEST_VIDEOS", "unset"))
+needs_videos = pytest.mark.skipif("MAGVIT_TEST_VIDEOS" not in os.environ, reason="MAGVIT_TEST_VIDEOS is not set")
+
+
+def moving_ramp(num_frames: int, size_px: int = 32) -> np.ndarray:
+    """Frame t is a smooth picture whose mean brightness says t."""
+    ramp = np.linspace(0, 60, size_px)[None, :, None, None] + np.linspace(0, 40, size_px)[None, None, :, None]
+    return np.broadcast_to(
+        ramp + 3 * np.arange(num_frames)[:, None, None, None], (num_frames, size_px, size_px, 3)
+    ).astype(np.uint8)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b.astype(float)) ** 2)))
+
+
+@needs_videos
+@pytest.mark.parametrize(
+    ("name", "width", "height", "fps", "num_frames"),
+    [
+        ("people/k_demo.mp4", 340, 256, 28, 280),
+        ("people/mm_test.avi", 320, 240, 25, 164),
+        ("scenes/nasa.mp4", 320, 180, 25, 325),
+        ("scenes/pancake.mkv", 426, 240, 30, 310),
+        ("odd_formats/rot90.mov", 320, 568, 30, 3),
+        ("odd_formats/vfr.mp4", 340, 256, 28, 112),
+        ("odd_formats/h264_10b.mp4", 200, 200, 30, 30),
+        ("odd_formats/av1.mkv", 640, 360, 25, 125),
+        ("odd_formats/h265.mp4", 128, 128, 10, 10),
+        ("odd_formats/ts_offset.mp4", 340, 256, 28, 114),
+    ],
+)
+def test_probe_counts_what_decode_returns(name: str, width: int, height: int, fps: float, num_frames: int) -> None:
+    info = probe(VIDEOS / name)
+    assert (info.width, info.height, info.fps, info.num_frames) == (width, height, fps, num_frames)
+    assert info.duration_s == pytest.approx(num_frames / fps)
+    assert decode(VIDEOS / name, size_px=16).shape == (num_frames, 16, 16, 3)
+
+
+@needs_videos
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("audio_only.mp4", "no video stream"),
+        ("empty.mp4", "moov atom not found"),
+        ("trunc_head.mp4", "moov atom not found"),
+        ("trunc.mp4", "Invalid NAL unit size"),
+        ("corrupted.mp4", "Invalid NAL unit size"),
+        ("flip.mp4", "cabac decode"),
+    ],
+)
+def test_damage_is_found_and_named(name: str, reason: str) -> None:
+    with pytest.raises(VideoError, match=reason) as caught:
+        probe(VIDEOS / "broken" / name)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(VideoError, match=reason):
+        decode(VIDEOS / "broken" / name, size_px=16)
+
+
+def test_every_real_broken_file_is_covered() -> None:
+    assert not VIDEOS.exists() or len(list((VIDEOS / "broken").iterdir())) == 6
+
+
+@needs_videos
+def test_rate_and_length_can_be_chosen() -> None:
+    path = VIDEOS / "people/k_demo.mp4"
+    assert decode(path, size_px=16, fps=7).shape == (70, 16, 16, 3)
+    first = decode(path, size_px=16, max_frames=5)
+    assert np.array_equal(first, decode(path, size_px=16)[:5])
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="No such file"):
+        probe(tmp_path / "none.mp4")
+
+
+def test_playlists_reach_no_network(tmp_path: Path) -> None:
+    playlist = tmp_path / "list.mp4"
+    playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(VideoError):
+        probe(playlist)
+
+
+@pytest.mark.parametrize("name", ["-y.mp4", "a:b.mp4", "a%03d.mp4", "spa ce 'q\".mp4", "ünï.mp4"])
+def test_any_file_name_is_only_a_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    encode_mp4(moving_ramp(4), Path(name), fps=8)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert probe(name).num_frames == 4
+    assert decode(name, size_px=32).shape == (4, 32, 32, 3)
+
+
+def test_encoding_is_deterministic_close_and_anonymous(tmp_path: Path) -> None:
+    frames = moving_ramp(40)
+    for name in ("a.mp4", "b.mp4"):
+        encode_mp4(frames, tmp_path / name, fps=29.97)
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data == (tmp_path / "b.mp4").read_bytes()
+    assert b"x264 - core" not in data
+    assert b"Lavf" not in data
+    assert data.index(b"moov") < data.index(b"mdat")
+    assert probe(tmp_path / "a.mp4").fps == 29.97
+    decoded = decode_mp4(data, 0, 40)
+    assert psnr(decoded, frames) > 42
+    assert np.abs(decoded.mean((0, 1, 2)) - frames.mean((0, 1, 2))).max() < 0.5
+    assert psnr(decode(tmp_path / "a.mp4", size_px=32), frames) > 42
+
+
+def test_ranges_of_an_mp4_are_exact(tmp_path: Path) -> None:
+    frames = moving_ramp(40)
+    encode_mp4(frames, tmp_path / "a.mp4", fps=29.97, gop=16)
+    data = (tmp_path / "a.mp4").read_bytes()
+    everything = decode_mp4(data, 0, 40)
+    for start in range(40):
+        assert np.array_equal(decode_mp4(data, start, min(40, start + 3)), everything[start : start + 3])
+    with pytest.raises(VideoError, match=r"4 frames where \[36, 44\)"):
+        decode_mp4(data, 36, 44)
+    with pytest.raises(VideoError, match="unreadable mp4"):
+        decode_mp4(data[:200], 0, 1)
+
+
+@pytest.mark.parametrize("size_px", [2, 16, 34])
+def test_tiny_and_single_frames_encode(tmp_path: Path, size_px: int) -> None:
+    encode_mp4(moving_ramp(1, size_px), tmp_path / "a.mp4", fps=8)
+    assert decode_mp4((tmp_path / "a.mp4").read_bytes(), 0, 1).shape == (1, size_px, size_px, 3)
+
+
+@pytest.mark.parametrize("shape", [(0, 16, 16, 3), (2, 15, 16, 3), (2, 16, 17, 3)])
+def test_impossible_frames_leave_no_file(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(VideoError, match="even height and width"):
+        encode_mp4(np.zeros(shape, np.uint8), tmp_path / "a.mp4", fps=8)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_are_enlarged_and_loop() -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (5, 8, 6, 3), np.uint8)
+    movie = Image.open(io.BytesIO(animated_webp(frames, 8, scale=3)))
+    assert (movie.size, movie.n_frames, movie.info["loop"]) == ((18, 24), 5, 0)
+    still = np.asarray(Image.open(io.BytesIO(png(frames[0], scale=2))))
+    assert np.array_equal(still, frames[0].repeat(2, 0).repeat(2, 1))
