@@ -59,8 +59,7 @@ $(INSTALLED): setup.py constraints.txt | $(BIN)/python
 $(OP_BUILT): $(INSTALLED)
 	@echo "== preparing DeepSpeed for CPUs: about a minute, once =="
 	@rm -rf "$(TORCH_EXTENSIONS_DIR)"
-	@DS_ACCELERATOR=cpu RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 \
-		MASTER_PORT=$$($(BIN)/python -c 'from slurm.job import free_port; print(free_port())') \
-		$(BIN)/python -c 'import deepspeed; deepspeed.init_distributed(dist_backend="gloo")' > $(VENV)/op_build.log 2>&1 \
+	@DS_ACCELERATOR=cpu $(BIN)/python -c 'from magvit_scale.training import distributed; distributed.start()' \
+		> $(VENV)/op_build.log 2>&1 \
 		|| { tail -n 20 $(VENV)/op_build.log; echo "DeepSpeed did not start; the whole log: $(VENV)/op_build.log"; exit 1; }
 	@touch $@

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(ListVideosConfig, argv)
     _check(config)
     folder = Path(config.videos).resolve()
-    found = _probe_all(config, folder, find_videos(folder))
+    found = _probe_all(config, folder, _take(config, find_videos(folder)))
     accepted, rejects = _judge(config, found)
     _write_lines(Path(config.output) / "rejects.jsonl", rejects)
     _refuse_too_few(config, accepted, rejects)
@@ -94,6 +94,15 @@ def _check(config: ListVideosConfig) -> None:
         raise Refusal(f"test_fraction={config.test_fraction}: expected a share from 0 and below 1")
     if config.num_workers < 1:
         raise Refusal(f"num_workers={config.num_workers}: expected at least 1")
+
+
+def _take(config: ListVideosConfig, videos: Sequence[str]) -> list[str]:
+    """At most `max_videos`, drawn by hash: a video's luck does not hang on what else is in the folder."""
+    if config.max_videos is None or len(videos) <= config.max_videos:
+        return list(videos)
+    _tell(f"list_videos: takes {config.max_videos} of {len(videos)} videos (max_videos)")
+    luck = {video: hashlib.sha256(f"{config.seed}/{video}".encode()).digest() for video in videos}
+    return sorted(sorted(videos, key=luck.__getitem__)[: config.max_videos])
 
 
 def _probe_all(config: ListVideosConfig, folder: Path, videos: Sequence[str]) -> list[Record]:

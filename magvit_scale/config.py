@@ -63,11 +63,13 @@ class ListVideosConfig:
     """Share of each class's videos held out as split `test`; at least one video of the whole folder."""
     min_frames: int = 16
     """Shorter videos are rejected."""
+    max_videos: int | None = None
+    """Takes only so many videos, drawn by the seed; null takes all."""
     max_reject_fraction: float = 0.5
     """More rejects than this share of all files stops the run."""
     num_workers: int = 2
     seed: int = 0
-    """Decides which videos are held out."""
+    """Decides which videos are taken and which are held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,6 +301,7 @@ class TrainCommitConfig:
     loss: CommitLossConfig = CommitLossConfig()
     optim: OptimConfig = OptimConfig(betas=(0.9, 0.96), weight_decay=0.045, gradient_clipping=1.0, warmup_steps=5000)
     tasks: tuple[Task, ...] = TASKS
+    """A task named twice is drawn twice as often."""
     one_task_per_step: bool = True
     """True: the paper's order, one task for a whole batch; false: a task per sample."""
     mask_count: Literal["floor", "ceil"] = "floor"

@@ -110,7 +110,7 @@ def show_samples(config: TrainCommitConfig, model: CommitTransformer, tracker: T
     is_masked = draw_validation_masks(count, tokens[0, 0].numel(), config.run.seed)
     device = next(model.parameters()).device
     tokens, labels, is_masked = tokens.to(device), labels.to(device), is_masked.to(device)
-    losses = {t: masked_cross_entropy(model, tokens, labels, t, is_masked) for t in config.tasks}
+    losses = {t: masked_cross_entropy(model, tokens, labels, t, is_masked) for t in dict.fromkeys(config.tasks)}
     tracker.scalars(step, {f"validation/{task}": loss for task, loss in losses.items()})
     show_clips(config, model, shards.canvases, tokens, labels, tracker, step)
 
@@ -130,7 +130,7 @@ def show_clips(
     pipeline = MagvitPipeline(VQGAN.from_pretrained(config.tokenizer).to(tokens.device), model)
     tokens, labels = tokens[:NUM_SHOWN_CLIPS], labels[:NUM_SHOWN_CLIPS]
     real = pipeline.tokenizer.detokenize(tokens[:, 0])
-    for task in config.tasks:
+    for task in dict.fromkeys(config.tasks):
         canvas = tokens[:, canvases.index(CANVAS_OF_TASK[task])] if task in CANVAS_OF_TASK else None
         fake = pipeline.generate_from_tokens(task, canvas, labels, len(labels), seed=config.run.seed).clips
         both = torch.stack([real, fake]).mul(255).round().byte().cpu()

@@ -65,3 +65,12 @@ def test_refusals_say_what_to_do(shapes: Path, tmp_path: Path) -> None:
         main([f"videos={tmp_path / 'videos'}", output])
     with pytest.raises(Refusal, match="all 1 videos were rejected"):
         main([f"videos={tmp_path / 'videos'}", output, "min_frames=21"])
+
+
+def test_max_videos_takes_the_same_part_at_every_run(shapes: Path, tmp_path: Path) -> None:
+    taken = []
+    for run in ("first", "second"):
+        main([f"videos={shapes}", f"output={tmp_path / run}", "max_videos=10"])
+        taken.append([record["path"] for record in lines(tmp_path / run / "manifest.jsonl")])
+    assert len(taken[0]) == 10
+    assert taken[0] == taken[1]
