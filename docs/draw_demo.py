@@ -1,7 +1,9 @@
-"""The README's moving picture, from a finished demo: `python docs/draw_demo.py runs/demo/generated/samples.npz docs/demo.webp`.
+"""The README's moving picture, from a finished demo.
 
-Rows: frame prediction, frame interpolation, central outpainting, class-conditional generation. Columns: for the first samples,
-what is given | what was generated | the real clip.
+    python -m docs.draw_demo runs/demo/generated/samples.npz docs/demo.webp
+
+Rows: frame prediction, frame interpolation, central outpainting, class-conditional generation. Columns: for the first
+samples, what is given | what was generated | the real clip.
 """
 
 import sys

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from magvit_scale.commit.validation import draw_validation_masks, masked_cross_entropy
 from magvit_scale.config import TASKS, EvaluateConfig, dump, parse
-from magvit_scale.data.clips import held_out_clips, open_clips, to_unit_range
-from magvit_scale.data.files import write_json
+from magvit_scale.data.clips import held_out_clips, open_clips, to_frames, to_unit_range
+from magvit_scale.data.files import write_json, write_npz
 from magvit_scale.data.token_shards import TokenShards
-from magvit_scale.generate import to_frames, write_arrays
 from magvit_scale.metrics.frechet import FeatureStatistics, RandomFeatures, frechet_distance
 from magvit_scale.metrics.reconstruction import ReconstructionScores, mean_image
 from magvit_scale.metrics.tokens import codebook_use, frequency_table, table_cross_entropy, unigram_table
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     results["gates"] = judge(results)
     names = np.array(open_clips(config.clips).classes)
-    write_arrays(
+    write_npz(
         output / "reconstructions.npz", {**shown, "label": labels[:NUM_SHOWN_CLIPS].cpu().numpy(), "classes": names}
     )
     write_json(output / "results.json", results)

@@ -4,7 +4,6 @@ Conditions and classes come from held-out clips. Writes, per task and sample, th
 real video as mp4, and samples.npz with the same frames and the decoding trajectory of each task's first sample.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from magvit_scale.commit.tasks import condition_mask
 from magvit_scale.config import GenerateConfig, Task, dump, parse
-from magvit_scale.data.clips import held_out_clips, open_clips, to_unit_range
+from magvit_scale.data.clips import held_out_clips, open_clips, to_frames, to_unit_range
+from magvit_scale.data.files import write_npz
 from magvit_scale.pipeline import Generated, MagvitPipeline
 from magvit_scale.progress import progress
 from magvit_scale.video import encode_mp4
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         frames = {f"{task}/{kind}": to_frames(clip) for kind, clip in clips.items()}
         write_videos(output, frames, config.fps)
         arrays |= frames | {f"{task}/label": labels.cpu().numpy()} | trajectory(pipeline, task, made)
-    write_arrays(output / "samples.npz", arrays)
+    write_npz(output / "samples.npz", arrays)
 
 
 def load_conditions(config: GenerateConfig, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -57,11 +57,6 @@ def show_given(task: Task, clip: Tensor) -> Tensor:
     _, _, t, h, w = clip.shape
     given = condition_mask(task, (t, h, w)).to(clip)
     return clip * given + NOT_GIVEN * (1 - given)
-
-
-def to_frames(clip: Tensor) -> NDArray[np.uint8]:
-    """'n 3 t h w' in [0, 1] -> uint8 'n t h w 3'."""
-    return rearrange(clip.mul(255).round().byte(), "n c t h w -> n t h w c").cpu().numpy()
 
 
 def trajectory(pipeline: MagvitPipeline, task: Task, made: Generated) -> dict[str, NDArray]:
@@ -81,11 +76,3 @@ def write_videos(output: Path, frames: dict[str, NDArray[np.uint8]], fps: int) -
             scale = max(1, 128 // clip.shape[1])
             large = repeat(clip, "t h w c -> t (h sh) (w sw) c", sh=scale, sw=scale)
             encode_mp4(large, output / task / f"{index:04d}_{kind}.mp4", fps=fps)
-
-
-def write_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
-    """Writes an npz aside, then renames it."""
-    aside = path.with_suffix(".tmp")
-    with aside.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(aside, path)

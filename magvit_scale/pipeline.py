@@ -1,6 +1,5 @@
 """MagvitPipeline: tokenizer, transformer and COMMIT decoding together, from Python."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from magvit_scale.commit.decoding import Decoded, decode
+from magvit_scale.commit.decoding import Decoded, Logits, decode
 from magvit_scale.commit.tasks import GENERATION, MASK_TOKEN, SPECS, condition_mask, task_token
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import DecodingConfig, Refusal, Task
@@ -90,6 +89,7 @@ class MagvitPipeline:
         seed: int = 0,
     ) -> Generated:
         """As calling the pipeline, with the condition canvas tokenized already ('b t h w' int64)."""
+        self._check(canvas_tokens, labels if SPECS[task].is_class_conditional else None, num_clips)
         shape, device = self.transformer.latent_shape, next(self.transformer.parameters()).device
         if canvas_tokens is None:
             canvas_tokens = torch.zeros((num_clips, *shape), dtype=torch.int64, device=device)
@@ -110,21 +110,29 @@ class MagvitPipeline:
         t, h, w = self.transformer.latent_shape
         return self.tokenizer.detokenize(rearrange(tokens, "b (t h w) -> b t h w", t=t, h=h, w=w))
 
-    def _logits(
-        self, task: Task, labels: Tensor | None, condition: Tensor, guidance_scale: float
-    ) -> Callable[[Tensor], Tensor]:
+    def _check(self, canvas_tokens: Tensor | None, labels: Tensor | None, num_clips: int) -> None:
+        shape, num_classes = (num_clips, *self.transformer.latent_shape), self.transformer.num_classes
+        if canvas_tokens is not None and tuple(canvas_tokens.shape) != shape:
+            raise Refusal(f"condition of {tuple(canvas_tokens.shape)} latents, the transformer is for {shape}")
+        if labels is not None and len(labels) != num_clips:
+            raise Refusal(f"{len(labels)} labels for {num_clips} clips, expected one for each")
+        if labels is not None and not ((labels >= -1) & (labels < num_classes)).all():
+            raise Refusal(f"class {labels.tolist()}, expected ids in [0, {num_classes}), or -1 for none")
+
+    def _logits(self, task: Task, labels: Tensor | None, condition: Tensor, guidance_scale: float) -> Logits:
         model, b, device = self.transformer, len(condition), condition.device
         no_class = torch.full((b,), -1, device=device)
         shown = labels.to(device) if labels is not None and SPECS[task].is_class_conditional else no_class
         token = torch.full((b,), task_token(task, model.config.inpainting_token), device=device)
         no_task = torch.full((b,), GENERATION, device=device)
 
-        def logits(latents: Tensor) -> Tensor:
+        def logits(latents: Tensor, unknown: Tensor) -> Tensor:
             given = model.latent_logits(model.build_sequence(token, shown, latents))
             if guidance_scale == 0:
                 return given
-            # The branch without a condition: no class, the generation token, condition tokens hidden (spec section 9).
-            hidden = latents.masked_fill(condition, MASK_TOKEN)
+            # The branch without a condition: no class, the generation token, condition tokens hidden where
+            # nothing is decoded yet (spec section 9).
+            hidden = latents.masked_fill(condition & unknown, MASK_TOKEN)
             free = model.latent_logits(model.build_sequence(no_task, no_class, hidden))
             return given + guidance_scale * (given - free)
 

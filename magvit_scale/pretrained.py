@@ -29,7 +29,10 @@ def save_model(model: nn.Module, config: Any, folder: str | Path, state: dict[st
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in (state or model.state_dict()).items()}
-    save_file(tensors, folder / "model.tmp")
+    try:
+        save_file(tensors, folder / "model.tmp")
+    except SafetensorError as error:  # safetensors' own word for a disk that is full
+        raise OSError(f"{folder}: {error}; free some space and start again") from error
     os.replace(folder / "model.tmp", folder / "model.safetensors")
     (folder / "config.tmp").write_text(json.dumps({"model": type(model).__name__, **asdict(config)}, indent=1))
     os.replace(folder / "config.tmp", folder / "config.json")
@@ -40,10 +43,18 @@ def load_config(schema: type, folder: str | Path, kind: str) -> Any:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise Refusal(f"{folder}: no config.json, expected the export folder of a {kind}")
-    values = json.loads(path.read_text())
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:  # also of the encoding
+        raise Refusal(f"{path}: {error}; expected the config.json of a {kind}") from error
+    if not isinstance(values, dict):
+        raise Refusal(f"{path}: holds a {type(values).__name__}, expected the settings of a {kind}")
     if (found := values.pop("model", None)) != kind:
         raise Refusal(f"{path}: is a {found}, expected a {kind}")
-    return load(schema, [values])
+    try:
+        return load(schema, [values])
+    except Refusal as error:
+        raise Refusal(f"{path}: {error}") from error
 
 
 def load_model(build: Callable[[Any], Model], schema: type, folder: str | Path) -> Model:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from magvit_scale.commit.step import commit_step
@@ -19,6 +18,7 @@ from magvit_scale.commit.tasks import CANVAS_OF_TASK
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.commit.validation import draw_validation_masks, masked_cross_entropy
 from magvit_scale.config import Refusal, TrainCommitConfig, TransformerConfig, parse
+from magvit_scale.data.clips import to_frames
 from magvit_scale.data.token_shards import TokenShards, training_batches
 from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.pretrained import hash_model, save_model
@@ -133,6 +133,5 @@ def show_clips(
     for task in dict.fromkeys(config.tasks):
         canvas = tokens[:, canvases.index(CANVAS_OF_TASK[task])] if task in CANVAS_OF_TASK else None
         fake = pipeline.generate_from_tokens(task, canvas, labels, len(labels), seed=config.run.seed).clips
-        both = torch.stack([real, fake]).mul(255).round().byte().cpu()
-        tracker.clips(step, f"generated/{task}", rearrange(both, "rows n c t h w -> n t (rows h) w c").numpy())
+        tracker.clips(step, f"generated/{task}", to_frames(torch.cat([real, fake], dim=3)))
     model.train()

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from magvit_scale.config import Refusal, TrainVQGANConfig, parse
-from magvit_scale.data.clips import held_out_clips, to_unit_range, training_batches
+from magvit_scale.data.clips import held_out_clips, to_frames, to_unit_range, training_batches
 from magvit_scale.pretrained import fill, load_tensors, save_model
 from magvit_scale.training import distributed
 from magvit_scale.training.ema import ExponentialMovingAverage
@@ -118,9 +117,9 @@ def show_reconstructions(
     clips = replace(config.clips, split="test")
     real = next(iter(held_out_clips(clips, num_clips=NUM_SHOWN_CLIPS, batch_size=NUM_SHOWN_CLIPS)))["clip"]
     network = average.average
-    fake, _ = network(to_unit_range(real).to(next(network.parameters()).device))
-    both = torch.stack([real.cpu(), fake.clamp(0, 1).mul(255).round().byte().cpu()])
-    tracker.clips(step, "reconstructions", rearrange(both, "rows n c t h w -> n t (rows h) w c").numpy())
+    real = to_unit_range(real.to(next(network.parameters()).device))
+    fake, _ = network(real)
+    tracker.clips(step, "reconstructions", to_frames(torch.cat([real, fake], dim=3)))
 
 
 def export(config: TrainVQGANConfig, average: ExponentialMovingAverage, training: VQGANTraining) -> None:

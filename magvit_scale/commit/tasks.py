@@ -44,7 +44,7 @@ def _first_and_last_frame(shape: Shape) -> Tensor:
 
 def _middle(length: int) -> Tensor:
     position = torch.arange(length)
-    return (position >= length // 4) & (position < length // 4 * 3)
+    return (position >= length // 4) & (position < length // 4 + length // 2)
 
 
 def _middle_rows(shape: Shape) -> Tensor:
@@ -61,7 +61,7 @@ def _centre(shape: Shape) -> Tensor:
 
 def _moving_columns(shape: Shape) -> Tensor:
     t, _, w = shape
-    start = torch.linspace(0, w / 2, t, dtype=torch.float64).round()[:, None]  # half to even, as numpy's round
+    start = torch.linspace(0, w // 2, t, dtype=torch.float64).round()[:, None]  # half to even, as numpy's round
     columns = torch.arange(w)[None, :]
     return ((columns >= start) & (columns < start + w // 2))[:, None, :].expand(shape)
 
@@ -80,13 +80,12 @@ def _repeat_first_frame(clip: Tensor) -> Tensor:
 
 def _interpolate_frames(clip: Tensor) -> Tensor:
     share = torch.linspace(0, 1, clip.shape[2], dtype=clip.dtype, device=clip.device)[:, None, None]
-    first, last = clip[:, :, :1], clip[:, :, -1:]
-    return first + (last - first) * share
+    return torch.lerp(clip[:, :, :1], clip[:, :, -1:], share)
 
 
 def _replicate_edge(clip: Tensor, axis: int) -> Tensor:
     side = clip.shape[axis]
-    source = torch.arange(side, device=clip.device).clamp(side // 4, side // 4 * 3 - 1)
+    source = torch.arange(side, device=clip.device).clamp(side // 4, side // 4 + side // 2 - 1)
     return clip.index_select(axis, source)
 
 

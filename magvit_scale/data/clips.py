@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -27,6 +28,11 @@ MAX_BROKEN_FRACTION = 0.05
 def to_unit_range(clip: Tensor) -> Tensor:
     """uint8 in [0, 255] of any shape -> float32 in [0, 1]."""
     return clip.to(torch.float32) / 255
+
+
+def to_frames(clip: Tensor) -> NDArray[np.uint8]:
+    """'n 3 t h w' in [0, 1] -> uint8 'n t h w 3' on the CPU: what videos and pictures are written from."""
+    return rearrange(clip.clamp(0, 1).mul(255).round().byte(), "n c t h w -> n t h w c").cpu().numpy()
 
 
 def open_clips(config: ClipsConfig) -> Dataset:

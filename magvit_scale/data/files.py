@@ -40,6 +40,12 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
+def write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Writes a compressed npz of plain arrays."""
+    with written_aside(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
 @contextmanager
 def tar_written_aside(path: Path) -> Iterator[Callable[[str, bytes], None]]:
     """A tar whose bytes follow from its members alone; the block calls `add(name, data)` for each of them."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -47,9 +47,9 @@ def save(folder: Path, step: int, state: TrainingState, keep: int) -> None:
         for engine_name, engine in state.engines.items()
         for name, start, view in owned_slices(engine, state.rank, state.world_size)
     }
-    save_file(slices, aside / f"rank_{state.rank:05d}.safetensors")
+    _write(slices, aside / f"rank_{state.rank:05d}.safetensors")
     if state.rank == 0:
-        save_file(_replicated_tensors(state), aside / "replicated.safetensors")
+        _write(_replicated_tensors(state), aside / "replicated.safetensors")
     state.barrier()
     if state.rank == 0:
         _commit(aside, target, step)
@@ -81,6 +81,13 @@ def load(checkpoint: Path, state: TrainingState) -> None:
         pieces = _index(checkpoint, stack)
         for name, engine in state.engines.items():
             restore(engine, int(tensors[f"{name}/updates"]), partial(_read, pieces, name))
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # safetensors' own word for a disk that is full
+        raise OSError(f"{path}: {error}; the older checkpoints are whole: free some space and start again") from error
 
 
 def _replicated_tensors(state: TrainingState) -> dict[str, Tensor]:
@@ -120,15 +127,18 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _is_complete(path: Path) -> bool:
-    if not (path / "COMPLETE").is_file():
+    try:
+        files = json.loads((path / "COMPLETE").read_text())["files"]
+    except (OSError, ValueError, KeyError, TypeError):  # missing, cut short, or no such list
         return False
-    files = json.loads((path / "COMPLETE").read_text())["files"]
     return all((path / name).is_file() and (path / name).stat().st_size == size for name, size in files.items())
 
 
 def _prune(folder: Path, keep: int) -> None:
-    for path in _newest_first(folder)[keep:]:
-        shutil.rmtree(path)
+    kept = [path for path in _newest_first(folder) if _is_complete(path)][:keep]
+    for path in _newest_first(folder):
+        if path not in kept:
+            shutil.rmtree(path)
 
 
 Pieces = dict[str, list[tuple[int, Any, str]]]

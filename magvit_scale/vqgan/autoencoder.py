@@ -112,10 +112,16 @@ class VQGAN(nn.Module):
         """Clip -> latents before the quantiser.
 
         Raises:
-            Refusal: a side of the clip is not divisible by its factor.
+            Refusal: a side of the clip is not divisible by its factor, or too short for reflect padding.
         """
         if any(side % factor for side, factor in zip(clip.shape[2:], self.downsample, strict=True)):
             raise Refusal(f"clip of (t, h, w) = {tuple(clip.shape[2:])}, expected multiples of {self.downsample}")
+        smallest = [side // factor for side, factor in zip(clip.shape[2:], self.downsample, strict=True)]
+        if self.config.padding == "reflect" and min(smallest[-self.config.ndim :]) < 2:
+            raise Refusal(
+                f"clip of (t, h, w) = {tuple(clip.shape[2:])} gives latents of {tuple(smallest)}; reflect padding "
+                "needs at least 2 along every axis: a larger clip, or model.padding=zeros"
+            )
         return self._per_frame(self.encoder, clip)
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -40,7 +40,10 @@ def group_norm(num_groups: int, channels: int) -> nn.GroupNorm:
 
 def pool(x: Tensor, ndim: int, time: bool = True) -> Tensor:
     """Mean over windows of 2 in h and w, and in t where `time`; TF's SAME rule, so a lone last cell is its own mean."""
-    window = (2,) * ndim if time or ndim == 2 else (1, 2, 2)
+    # A side of one cell is its own mean; avg_pool3d refuses a window that is larger than a side.
+    window = [min(2, side) for side in x.shape[2:]]
+    if ndim == 3 and not time:
+        window[0] = 1
     return AVERAGE_POOL[ndim](x, window, ceil_mode=True, count_include_pad=False)
 
 

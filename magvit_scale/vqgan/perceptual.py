@@ -20,7 +20,7 @@ class PerceptualLoss(nn.Module):
         # The global generator is put back, and an untrained network does not depend on what was drawn before it.
         # AlexNet, since untrained features are no better for being VGG16's 20 times dearer ones.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_SEED)
+            torch.default_generator.manual_seed(RANDOM_SEED)
             self.network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
         self.requires_grad_(False)
 

@@ -165,3 +165,12 @@ def test_only_detokenizing_clips_to_the_unit_interval() -> None:
     assert reconstruction[:, 2].max() < 0
     assert torch.equal(shown[:, 0], torch.ones_like(shown[:, 0]))
     assert torch.equal(shown[:, 2], torch.zeros_like(shown[:, 2]))
+
+
+@pytest.mark.parametrize("sides", [(4, 16, 16), (8, 4, 4)])
+def test_a_clip_too_short_for_reflect_padding_is_refused(sides: tuple[int, int, int]) -> None:
+    flags = (True, True)
+    with pytest.raises(Refusal, match="reflect padding needs") as refusal:
+        build(tiny(padding="reflect", temporal_downsample=flags)).encode(torch.zeros(1, 3, *sides))
+    assert "\n" not in str(refusal.value)
+    build(tiny(padding="zeros", temporal_downsample=flags)).encode(torch.zeros(1, 3, *sides))

@@ -68,7 +68,9 @@ def test_a_second_run_writes_the_same_bytes(source: Path, tmp_path: Path) -> Non
         written.append({path.relative_to(output).as_posix(): path.read_bytes() for path in files})
     assert written[0] == written[1]
     parts = ("", "discriminator/", "unaveraged/")
-    assert sorted(written[0]) == sorted(f"{part}{name}" for part in parts for name in ("config.json", "model.safetensors"))
+    assert sorted(written[0]) == sorted(
+        f"{part}{name}" for part in parts for name in ("config.json", "model.safetensors")
+    )
 
 
 def test_a_3d_source_is_refused(source: Path, tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_a_3d_source_is_refused(source: Path, tmp_path: Path) -> None:
 
 
 def test_a_clip_length_that_the_discriminator_cannot_take_over_is_refused(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="dense.weight"):
+    with pytest.raises(Refusal, match=r"dense\.weight"):
         main(arguments(source, tmp_path / "3d", "num_frames=16"))
     # The tokenizer is what later stages look for: it must not be there after a refusal.
     assert not (tmp_path / "3d" / "model.safetensors").exists()

@@ -1,0 +1,241 @@
+"""Stage 2's draws are functions of (seed, step, position); its step is the plain update of the plain loss."""
+
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from magvit_scale.commit.step import build_inputs, commit_step, draw_masked, draw_tasks
+from magvit_scale.commit.tasks import CANVASES, MASK_TOKEN, condition_mask
+from magvit_scale.commit.transformer import CommitTransformer
+from magvit_scale.config import (
+    TASKS,
+    CommitLossConfig,
+    RunConfig,
+    Task,
+    TrainCommitConfig,
+    TransformerConfig,
+)
+
+LATENT = (2, 4, 4)
+NUM_TOKENS = 32
+
+
+def config(seed: int = 0, **changes: object) -> TrainCommitConfig:
+    model = TransformerConfig(
+        num_layers=1,
+        hidden_size=16,
+        mlp_dim=16,
+        num_heads=2,
+        latent_shape=LATENT,
+        codebook_size=20,
+        num_classes=3,
+        dropout=0.0,
+    )
+    run = RunConfig(folder="unused", steps=1, global_batch_size=4, seed=seed)
+    plain = TrainCommitConfig(run=run, tokens="unused", tokenizer="unused", model=model)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("one_task_per_step", [True, False])
+def test_draws_are_functions_of_seed_step_and_position_alone(one_task_per_step: bool) -> None:
+    now = config(one_task_per_step=one_task_per_step)
+    whole_tasks, whole_masks = draw_tasks(now, 7, [3, 11, 200]), draw_masked(now, 7, [3, 11, 200], NUM_TOKENS)
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    draw_tasks(now, 1, [3])
+    draw_masked(now, 9, [11], NUM_TOKENS)
+    # Any split of the batch over ranks, in any order, draws the same.
+    for row, position in ((2, 200), (0, 3), (1, 11)):
+        assert draw_tasks(now, 7, [position]) == [whole_tasks[row]]
+        assert torch.equal(draw_masked(now, 7, [position], NUM_TOKENS)[0], whole_masks[row])
+
+
+@pytest.mark.parametrize("one_task_per_step", [True, False])
+def test_draws_differ_between_positions_steps_and_seeds(one_task_per_step: bool) -> None:
+    def draws(seed: int, step: int, first: int) -> tuple[list[Task], Tensor]:
+        now, positions = config(seed, one_task_per_step=one_task_per_step), range(first, first + 64)
+        tasks = [draw_tasks(now, step + i, [p])[0] for i, p in enumerate(positions)]
+        return tasks, draw_masked(now, step, positions, NUM_TOKENS)
+
+    tasks, masks = draws(0, 5, 1000)
+    assert len({tuple(row.tolist()) for row in masks}) > 60
+    for other in (draws(1, 5, 1000), draws(0, 105, 2000)):
+        assert other[0] != tasks
+        assert not torch.equal(other[1], masks)
+
+
+@pytest.mark.parametrize("tasks", [TASKS, ("FP", "FP", "CG"), ("OPC",)])
+def test_one_task_per_step_is_exactly_uniform(tasks: tuple[Task, ...]) -> None:
+    now = config(tasks=tasks)
+    drawn = [draw_tasks(now, step, [0, 1]) for step in range(20 * len(tasks))]
+    assert all(first == second for first, second in drawn)
+    counts = Counter(first for first, _ in drawn)
+    assert counts == {task: 20 * tasks.count(task) for task in tasks}
+    cycles = {tuple(first for first, _ in drawn[i : i + len(tasks)]) for i in range(0, len(drawn), len(tasks))}
+    assert len(cycles) > 1 or len(set(tasks)) == 1  # not the same order for ever
+
+
+def test_a_task_per_sample_is_uniform_in_the_long_run() -> None:
+    now = config(one_task_per_step=False)
+    counts = Counter(draw_tasks(now, 0, range(2000)))
+    assert set(counts) == set(TASKS)
+    assert all(200 - 60 < count < 200 + 60 for count in counts.values())  # more than four deviations of 13.4
+    assert draw_tasks(now, 5, range(20)) == draw_tasks(now, 0, range(20))  # a position is used in one step only
+
+
+def test_the_masked_share_is_one_per_step_or_one_per_sample() -> None:
+    shared = draw_masked(config(), 3, range(16), 256).sum(1)
+    assert len(set(shared.tolist())) == 1
+    assert len({draw_masked(config(), step, [0], 256).sum().item() for step in range(16)}) > 8
+    own = draw_masked(config(one_task_per_step=False), 3, range(16), 256).sum(1)
+    assert len(set(own.tolist())) > 8
+
+
+def test_masked_shares_follow_the_cosine_of_a_uniform_draw() -> None:
+    shares = draw_masked(config(one_task_per_step=False), 0, range(2000), 64).double().mean(1)
+    # E cos(pi u / 2) = 2 / pi; the floor takes half a token of 64 on average.
+    assert shares.mean().item() == pytest.approx(2 / np.pi - 0.5 / 64, abs=0.03)
+    assert shares.min() == 1 / 64
+    assert shares.max() > 0.97
+
+
+def test_ceil_masks_one_more_than_floor_wherever_the_share_is_no_whole_number() -> None:
+    floor, ceil = (
+        draw_masked(config(one_task_per_step=False, mask_count=rounding), 0, range(50), NUM_TOKENS).sum(1)
+        for rounding in ("floor", "ceil")
+    )
+    assert set((ceil - floor).tolist()) <= {0, 1}  # 0: a share below one token
+    assert ((ceil - floor) == 1).sum() > 40
+
+
+def shard(batch: int) -> Tensor:
+    """Tokens 'b canvases t h w' that say which canvas they are of: 0 for the clip, then 1, 2, ..."""
+    canvases = torch.arange(1 + len(CANVASES)).reshape(1, -1, 1, 1, 1)
+    return canvases.expand(batch, -1, *LATENT).clone()
+
+
+def test_inputs_take_the_tasks_own_canvas_token_and_class() -> None:
+    labels = torch.arange(len(TASKS)) % 3
+    everything = torch.ones(len(TASKS), NUM_TOKENS, dtype=torch.bool)
+    assignment, task_tokens, shown = build_inputs(shard(len(TASKS)), labels, TASKS, everything, "inpainting")
+    for row, task in enumerate(TASKS):
+        canvas = 0 if task == "CG" else 1 + CANVASES.index("FP" if task == "CFP" else task)
+        expected = torch.where(condition_mask(task, LATENT).flatten(), canvas, MASK_TOKEN)
+        assert torch.equal(assignment.inputs[row], expected), task
+    assert dict(zip(TASKS, shown.tolist(), strict=True)) == {
+        task: labels[row].item() if task in ("CG", "CFP") else -1 for row, task in enumerate(TASKS)
+    }
+    assert dict(zip(TASKS, task_tokens.tolist(), strict=True))["IPC"] == -7
+    _, shared, _ = build_inputs(shard(1), labels[:1], ["IPC"], everything[:1], "outpainting")
+    assert shared.tolist() == [-6]
+
+
+def test_tokens_that_are_not_masked_are_shown() -> None:
+    nothing = torch.zeros(2, NUM_TOKENS, dtype=torch.bool)
+    assignment, _, _ = build_inputs(shard(2), torch.tensor([0, 1]), ["OPC", "FP"], nothing, "inpainting")
+    assert not assignment.inputs.any()
+    assert assignment.reconstruct.all()
+
+
+class Engine:
+    """What commit_step needs of a DeepSpeed engine, with plain SGD inside."""
+
+    def __init__(self, module: CommitTransformer):
+        self.module = module
+        self.optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        self.calls: list[str] = []
+
+    def __call__(self, sequence: Tensor) -> Tensor:
+        self.calls.append("forward")
+        return self.module(sequence)
+
+    def backward(self, loss: Tensor) -> None:
+        self.calls.append("backward")
+        loss.backward()
+
+    def step(self) -> None:
+        self.calls.append("step")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def accept(values: Mapping[str, Tensor]) -> None:
+    assert all(torch.isfinite(value).all() for value in values.values())
+
+
+def random_batch(positions: Sequence[int]) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 20, (len(positions), 1 + len(CANVASES), *LATENT), generator=generator)
+    labels = torch.randint(0, 3, (len(positions),), generator=generator)
+    return {"tokens": tokens, "label": labels, "position": torch.tensor(positions)}
+
+
+def build(now: TrainCommitConfig) -> CommitTransformer:
+    torch.manual_seed(0)
+    return CommitTransformer(now.model).train()
+
+
+@pytest.mark.parametrize("one_task_per_step", [True, False])
+def test_a_step_is_the_plain_update(one_task_per_step: bool) -> None:
+    now = config(
+        one_task_per_step=one_task_per_step,
+        loss=CommitLossConfig(refine_weight=2.0, mask_weight=1.0, reconstruct_weight=0.5, label_smoothing=0.1),
+    )
+    batch, engine = random_batch([40, 41, 42, 43]), Engine(build(now))
+    plain = copy.deepcopy(engine.module)
+    metrics = commit_step(engine, batch, 10, now, accept)
+
+    tasks = draw_tasks(now, 10, [40, 41, 42, 43])
+    is_masked = draw_masked(now, 10, [40, 41, 42, 43], NUM_TOKENS)
+    parts, task_tokens, shown = build_inputs(batch["tokens"], batch["label"], tasks, is_masked, "inpainting")
+    logits = plain(plain.build_sequence(task_tokens, shown, parts.inputs))[:, 2:, :20]
+    targets = batch["tokens"][:, 0].flatten(1)
+    losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", label_smoothing=0.1)
+    weights = 2.0 * parts.refine + 1.0 * parts.mask + 0.5 * parts.reconstruct
+    total = ((weights * losses).sum(1) / weights.sum(1)).mean()
+    total.backward()
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter -= 0.1 * parameter.grad
+    assert engine.calls == ["forward", "backward", "step"]
+    assert metrics["loss/total"].item() == pytest.approx(total.item(), rel=1e-5)
+    for (name, found), expected in zip(engine.module.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+    for part in ("refine", "mask", "reconstruct"):
+        where = getattr(parts, part)
+        expected_part = losses[where].mean().item() if where.any() else 0.0
+        assert metrics[f"loss/{part}"].item() == pytest.approx(expected_part, rel=1e-5)
+        assert not metrics[f"loss/{part}"].requires_grad
+
+
+def test_targets_are_the_clips_tokens_at_every_position() -> None:
+    now, batch = config(loss=CommitLossConfig(label_smoothing=0.0)), random_batch([0, 1])
+    engine = Engine(build(now))
+    with torch.no_grad():
+        for parameter in engine.module.parameters():
+            parameter.zero_()
+        engine.module.head_bias[:20] = torch.linspace(-1, 1, 20)
+    expected = F.cross_entropy(torch.linspace(-1, 1, 20).expand(64, 20), batch["tokens"][:, 0].flatten())
+    assert commit_step(engine, batch, 0, now, accept)["loss/total"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_guard_stops_before_the_optimiser() -> None:
+    now = config()
+    engine = Engine(build(now))
+    with torch.no_grad():
+        engine.module.head_bias[0] = float("nan")
+
+    def refuse(values: Mapping[str, Tensor]) -> None:
+        if not all(torch.isfinite(value).all() for value in values.values()):
+            raise FloatingPointError("not finite")
+
+    with pytest.raises(FloatingPointError):
+        commit_step(engine, random_batch([0, 1]), 0, now, refuse)
+    assert engine.calls == ["forward"]

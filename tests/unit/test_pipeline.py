@@ -1,0 +1,208 @@
+"""MagvitPipeline on tiny models: what it refuses, what it looks at, and that a seed is a clip."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from magvit_scale.commit.tasks import MASK_TOKEN, SPECS, condition_mask, task_token
+from magvit_scale.commit.transformer import CommitTransformer
+from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task, TransformerConfig, VQGANConfig
+from magvit_scale.pipeline import MagvitPipeline
+from magvit_scale.vqgan.autoencoder import VQGAN
+
+CLIP, LATENT = (4, 16, 16), (2, 4, 4)
+FEW_STEPS = DecodingConfig(num_steps=3)
+TOKENIZER = VQGANConfig(
+    base_channels=8,
+    channel_multipliers=(1, 1, 1),
+    num_res_blocks=1,
+    temporal_downsample=(True, False),
+    embedding_dim=4,
+    codebook_size=16,
+    num_groups=4,
+)
+TRANSFORMER = TransformerConfig(
+    num_layers=1, hidden_size=16, mlp_dim=16, num_heads=2, latent_shape=LATENT, codebook_size=16, num_classes=3
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> MagvitPipeline:
+    torch.manual_seed(0)
+    tokenizer, transformer = VQGAN(TOKENIZER).eval(), CommitTransformer(TRANSFORMER).eval()
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)  # fresh weights are nearly uniform: nothing would depend on anything
+    return MagvitPipeline(tokenizer, transformer)
+
+
+def random_clip(batch: int = 2, seed: int = 0) -> Tensor:
+    return torch.rand(batch, 3, *CLIP, generator=torch.Generator().manual_seed(seed))
+
+
+def watch(pipeline: MagvitPipeline, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The sequences that the transformer sees."""
+    seen: list[Tensor] = []
+    answer = CommitTransformer.latent_logits
+
+    def latent_logits(sequence: Tensor) -> Tensor:
+        seen.append(sequence.clone())
+        return answer(pipeline.transformer, sequence)
+
+    monkeypatch.setattr(pipeline.transformer, "latent_logits", latent_logits)
+    return seen
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_gives_clips_in_the_unit_interval(pipeline: MagvitPipeline, task: Task) -> None:
+    generated = pipeline(task, condition=random_clip(), labels=torch.tensor([0, 2]), decoding=FEW_STEPS)
+    assert generated.clips.shape == (2, 3, *CLIP)
+    assert generated.clips.dtype == torch.float32
+    assert generated.clips.min() >= 0
+    assert generated.clips.max() <= 1
+    assert torch.equal(generated.clips, pipeline.detokenize(generated.decoded.tokens))
+    assert not generated.clips.requires_grad
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "CG"])
+def test_a_missing_condition_is_refused(pipeline: MagvitPipeline, task: Task) -> None:
+    with pytest.raises(Refusal, match=f"task {task} .*needs a condition") as refusal:
+        pipeline(task, labels=torch.tensor([0]))
+    assert "\n" not in str(refusal.value)
+
+
+def test_models_of_two_codebooks_are_refused(pipeline: MagvitPipeline) -> None:
+    with pytest.raises(Refusal, match="codebook of 8, tokenizer has 16"):
+        MagvitPipeline(pipeline.tokenizer, CommitTransformer(replace(TRANSFORMER, codebook_size=8)))
+
+
+@pytest.mark.parametrize("task", ["FP", "CG"])
+def test_the_same_seed_is_the_same_clip(pipeline: MagvitPipeline, task: Task) -> None:
+    def generate(seed: int) -> Tensor:
+        return pipeline(task, condition=random_clip(), labels=torch.tensor([1, 1]), seed=seed).clips
+
+    first = generate(5)
+    torch.manual_seed(11)
+    torch.rand(3)
+    assert torch.equal(generate(5), first)
+    assert not torch.equal(generate(6), first)
+
+
+def test_the_number_of_clips_is_that_of_condition_or_labels(pipeline: MagvitPipeline) -> None:
+    assert len(pipeline("FP", condition=random_clip(3), decoding=FEW_STEPS).clips) == 3
+    assert len(pipeline("CG", labels=torch.tensor([0, 1]), decoding=FEW_STEPS).clips) == 2
+    assert len(pipeline("CG", num_clips=4, decoding=FEW_STEPS).clips) == 4
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "CG"])
+def test_only_given_pixels_are_looked_at(pipeline: MagvitPipeline, task: Task) -> None:
+    clip = random_clip()
+    hidden = ~condition_mask(task, CLIP).expand_as(clip)
+    first, second = (
+        pipeline(task, condition=condition, decoding=FEW_STEPS).decoded.tokens
+        for condition in (clip, torch.where(hidden, 1 - clip, clip))
+    )
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_transformer_starts_from_task_class_and_canvas(
+    pipeline: MagvitPipeline, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, clip, labels = watch(pipeline, monkeypatch), random_clip(), torch.tensor([2, 0])
+    pipeline(task, condition=clip, labels=labels, decoding=FEW_STEPS)
+    assert len(seen) == 3
+    shown = [16 + 2, 16 + 0] if task in ("CG", "CFP") else [16 + 3, 16 + 3]
+    assert seen[0][:, 0].tolist() == [task_token(task)] * 2
+    assert seen[0][:, 1].tolist() == shown
+    expected = torch.full((2, 32), MASK_TOKEN)
+    if task != "CG":
+        canvas = pipeline.tokenizer.tokenize(SPECS[task].fill(clip))  # type: ignore[misc]
+        expected = torch.where(condition_mask(task, LATENT).flatten(), canvas.flatten(1), MASK_TOKEN)
+    assert torch.equal(seen[0][:, 2:], expected)
+
+
+def test_no_label_is_the_row_of_no_class(pipeline: MagvitPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watch(pipeline, monkeypatch)
+    pipeline("CG", num_clips=2, decoding=FEW_STEPS)
+    assert seen[0][:, 1].tolist() == [16 + 3] * 2
+
+
+@pytest.mark.parametrize("task", ["CG", "CFP", "OPD"])
+def test_no_guidance_is_plain_decoding_with_one_pass_per_step(
+    pipeline: MagvitPipeline, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tokens(guidance_scale: float) -> Tensor:
+        decoding = replace(FEW_STEPS, guidance_scale=guidance_scale)
+        return pipeline(task, condition=random_clip(), labels=torch.tensor([0, 1]), decoding=decoding).decoded.tokens
+
+    plain = pipeline(task, condition=random_clip(), labels=torch.tensor([0, 1]), decoding=FEW_STEPS).decoded.tokens
+    assert torch.equal(tokens(0.0), plain)
+    seen = watch(pipeline, monkeypatch)
+    tokens(0.0)
+    assert len(seen) == FEW_STEPS.num_steps
+
+
+def test_guidance_moves_logits_away_from_those_without_a_condition(
+    pipeline: MagvitPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch(pipeline, monkeypatch)
+    one_step = DecodingConfig(num_steps=1, guidance_scale=1.5)
+    pipeline("CFP", condition=random_clip(), labels=torch.tensor([0, 1]), decoding=one_step)
+    given, free = seen
+    assert given[:, :2].tolist() == [[-4, 16], [-4, 17]]
+    # No class, the generation token, condition tokens hidden.
+    assert free[:, :2].tolist() == [[-3, 19], [-3, 19]]
+    assert (free[:, 2:] == MASK_TOKEN).all()
+    # At a scale s the distribution is p(given) * (p(given) / p(free))^s, up to normalisation.
+    condition = condition_mask("CFP", LATENT).reshape(1, 32).expand(2, 32)
+    guided = pipeline._logits("CFP", torch.tensor([0, 1]), condition, 1.5)(given[:, 2:], torch.ones_like(condition))
+    answers = [pipeline.transformer(sequence)[:, 2:, :16] for sequence in (given, free)]
+    torch.testing.assert_close(guided, 2.5 * answers[0] - 1.5 * answers[1], rtol=1e-4, atol=1e-4)
+
+
+def test_canvas_tokens_can_be_given_directly(pipeline: MagvitPipeline) -> None:
+    clip = random_clip()
+    canvas = pipeline.tokenizer.tokenize(SPECS["OPV"].fill(clip))  # type: ignore[misc]
+    direct = pipeline.generate_from_tokens("OPV", canvas, None, 2, FEW_STEPS, seed=3)
+    assert torch.equal(direct.clips, pipeline("OPV", condition=clip, decoding=FEW_STEPS, seed=3).clips)
+
+
+def test_a_saved_pipeline_generates_the_same(pipeline: MagvitPipeline, tmp_path) -> None:
+    pipeline.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    pipeline.transformer.save_pretrained(tmp_path / "transformer")
+    loaded = MagvitPipeline.from_pretrained(tmp_path / "tokenizer", tmp_path / "transformer")
+    first, second = (p("FI", condition=random_clip(), decoding=FEW_STEPS).clips for p in (pipeline, loaded))
+    assert torch.equal(first, second)
+
+
+def test_guidance_hides_condition_tokens_and_not_what_was_decoded_there(
+    pipeline: MagvitPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch(pipeline, monkeypatch)
+    decoding = DecodingConfig(num_steps=4, guidance_scale=1.0, schedule="uniform")
+    decoded = pipeline("IPC", condition=random_clip(), decoding=decoding).decoded
+    condition = condition_mask("IPC", LATENT).flatten().expand(2, 32)
+    for step in range(1, 4):
+        given, free = seen[2 * step][:, 2:], seen[2 * step + 1][:, 2:]
+        fixed = decoded.fixed_by_step[step - 1]
+        assert (fixed & condition).any()
+        assert torch.equal(free, torch.where(condition & ~fixed, MASK_TOKEN, given))
+
+
+@pytest.mark.parametrize("label", [3, 10, 19, 1000])
+def test_a_class_that_the_model_does_not_know_is_refused(pipeline: MagvitPipeline, label: int) -> None:
+    with pytest.raises(Refusal, match=rf"class \[{label}\], expected ids in \[0, 3\)") as refusal:
+        pipeline("CG", labels=torch.tensor([label]), decoding=FEW_STEPS)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_condition_of_another_size_is_refused(pipeline: MagvitPipeline) -> None:
+    with pytest.raises(Refusal, match=r"\(1, 2, 8, 8\).*\(1, 2, 4, 4\)"):
+        pipeline("FP", condition=torch.rand(1, 3, 4, 32, 32), decoding=FEW_STEPS)
+
+
+def test_labels_of_another_number_are_refused(pipeline: MagvitPipeline) -> None:
+    with pytest.raises(Refusal, match="3 labels for 2 clips"):
+        pipeline("CFP", condition=random_clip(2), labels=torch.tensor([0, 1, 2]), decoding=FEW_STEPS)
