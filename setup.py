@@ -16,11 +16,11 @@ setup(
     package_data={"magvit_scale.page": ["*.html"]},
     python_requires=">=3.10,<3.13",
     install_requires=[
-        "av>=13",
+        "av>=17",
         "deepspeed>=0.19.8",
         "einops>=0.8",
         "ffmpeg-python>=0.2",
-        "imageio-ffmpeg>=0.5",
+        "imageio-ffmpeg>=0.6",
         "lpips>=0.1.4",
         "matplotlib>=3.9",
         "ninja>=1.11",  # DeepSpeed builds its communication on CPUs with it

@@ -150,6 +150,12 @@ class RunConfig:
     deepspeed: str = "configs/deepspeed/zero2.json"
     """DeepSpeed's own file; batch, learning rate, clipping and precision are set from here and must not be in it."""
 
+    def __post_init__(self) -> None:
+        """Refuses counts that no run can have."""
+        for name in ("steps", "global_batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise Refusal(f"run.{name}={getattr(self, name)}: expected at least 1")
+
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Stage 1: the tokenizer

@@ -4,6 +4,7 @@ One token shard per clip shard, holding z and the tokens of every condition canv
 in turn; shards that exist are kept, so a killed run continues.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +16,14 @@ from torch import Tensor
 from magvit_scale.commit.tasks import CANVASES, condition_canvases
 from magvit_scale.config import PrecomputeTokensConfig, Refusal, parse
 from magvit_scale.data.clips import to_unit_range, views
+from magvit_scale.data.files import write_json
 from magvit_scale.data.shards import Dataset, load_dataset
-from magvit_scale.data.token_shards import write_token_dataset, write_token_shard
+from magvit_scale.data.token_shards import (
+    is_token_shard_done,
+    token_shard_path,
+    write_token_dataset,
+    write_token_shard,
+)
 from magvit_scale.pretrained import hash_model
 from magvit_scale.progress import progress
 from magvit_scale.training import distributed
@@ -31,16 +38,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     if tokenizer.config.ndim != 3:
         raise Refusal(f"{config.tokenizer}: is a {tokenizer.config.ndim}D VQGAN, expected a 3D one")
     dataset, folder = load_dataset(config.clips.shards), Path(config.output)
+    claim(config, dataset, ranks.is_main)
     mine = range(ranks.rank, len(dataset.shards(config.clips.split)), ranks.world_size)
     for shard in progress(mine, f"{folder.name} tokens", len(mine), unit="shard") if ranks.is_main else mine:
-        path = folder / f"tokens-{shard:06d}.tar"
-        if not path.exists():
+        path = token_shard_path(folder, shard)
+        if not is_token_shard_done(path):
             write_token_shard(path, *tokenize_shard(config, tokenizer, shard, ranks.device))
     distributed.barrier()
     if ranks.is_main:
         finish(config, tokenizer, dataset)
     distributed.barrier()
     distributed.stop()
+
+
+def claim(config: PrecomputeTokensConfig, dataset: Dataset, is_main: bool) -> None:
+    """Notes in the folder what its tokens are of, and refuses a folder with tokens of something else."""
+    path = Path(config.output) / "source.json"
+    cut = {key: getattr(config.clips, key) for key in ("split", "num_frames", "frame_stride", "horizontal_flip")}
+    facts = {"tokenizer": hash_model(config.tokenizer), "clips": dataset.hash, "views": config.views, **cut}
+    wanted = facts | {"seed": config.seed}
+    if path.is_file() and (found := json.loads(path.read_text())) != wanted:
+        key = next(key for key in wanted if found.get(key) != wanted[key])
+        raise Refusal(
+            f"{path} has {key}={found.get(key)}, this run {key}={wanted[key]}; give another output or delete it"
+        )
+    if is_main:
+        write_json(path, wanted)
 
 
 @torch.no_grad()

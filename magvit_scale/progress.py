@@ -19,14 +19,15 @@ class _Plain(tqdm):
         return True
 
 
-def progress_bar(label: str, total: int, *, unit: str, initial: int = 0) -> Any:
-    """A tqdm bar with rate and ETA; call `.update(n)`, `.set_postfix(...)` and `.close()`.
+def progress_bar(label: str, total: int, *, unit: str, initial: int = 0, is_shown: bool = True) -> Any:
+    """A tqdm bar with rate and ETA, for a `with` block; call `.update(n)` and `.set_postfix(...)`.
 
     Args:
         label: what is counted, the first word of every line.
         total: items at the end.
         unit: of one item, as in `step`.
         initial: items done before this start.
+        is_shown: False on ranks that keep silent.
     """
     terminal = sys.stderr.isatty()
     bar = tqdm if terminal else _Plain
@@ -40,13 +41,13 @@ def progress_bar(label: str, total: int, *, unit: str, initial: int = 0) -> Any:
         maxinterval=PLAIN_INTERVAL_S,
         leave=True,
         ascii=None if terminal else " #",
+        disable=not is_shown,
     )
 
 
 def progress(items: Iterable[Item], label: str, total: int, *, unit: str) -> Iterator[Item]:
     """Yields the items under a progress bar."""
-    bar = progress_bar(label, total, unit=unit)
-    for item in items:
-        yield item
-        bar.update(1)
-    bar.close()
+    with progress_bar(label, total, unit=unit) as bar:
+        for item in items:
+            yield item
+            bar.update(1)

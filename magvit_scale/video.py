@@ -9,8 +9,10 @@ import io
 import os
 import re
 import shutil
+import subprocess
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,10 @@ _STREAM = re.compile(r"Output #0.*?Stream #0:0.*?: Video: .*?, (\d+)x(\d+)[ ,].*
 _CONSEQUENCES = ("Error opening", "Error submitting", "Conversion failed", "Nothing was written")
 # The matrix of small pictures, written down so that every player and PyAV take the same one.
 _COLOURS = {"color_range": "tv", "colorspace": "smpte170m", "color_primaries": "smpte170m", "color_trc": "smpte170m"}
-# swscale's default rounding darkens every decoded frame by one level and differs between CPUs.
-_EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
+# swscale's default rounding darkens every decoded frame by one level and differs between CPUs. Asking for better needs
+# PyAV 18, and so Python 3.11; with an older one the level is lost.
+_FLAGS = ("BICUBIC", "ACCURATE_RND", "FULL_CHR_H_INT", "BITEXACT")
+_EXACT = reduce(or_, (Interpolation[name] for name in _FLAGS if name in Interpolation.__members__))
 
 
 class VideoError(ValueError):
@@ -60,8 +64,16 @@ class VideoInfo:
 
 @cache
 def ffmpeg_executable() -> str:
-    """The system's ffmpeg, or the one that imageio-ffmpeg brings."""
-    return shutil.which("ffmpeg") or imageio_ffmpeg.get_ffmpeg_exe()
+    """The system's ffmpeg, or the one that imageio-ffmpeg brings where there is none or it is older than 5.1."""
+    system = shutil.which("ffmpeg")
+    return system if system and _knows_fps_mode(system) else imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def _knows_fps_mode(executable: str) -> bool:
+    version = subprocess.run([executable, "-version"], capture_output=True, text=True, check=False).stdout
+    number = re.match(r"ffmpeg version n?(\d+)\.(\d+)", version)
+    # A build from git has no such number, and is newer.
+    return number is None or (int(number[1]), int(number[2])) >= (5, 1)
 
 
 def probe(path: str | Path) -> VideoInfo:

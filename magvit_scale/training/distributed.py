@@ -61,8 +61,8 @@ def start() -> Ranks:
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         os.environ.update(alone, MASTER_PORT=str(_free_port()))
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # On a CPU a converging model's gradients fall into denormal numbers, and matrix products with them take twice as
-    # long. rch.set_flush_denormal(True)
+    # On a CPU a converging model's gradients become denormal numbers, and products with them take twice as long.
+    torch.set_flush_denormal(True)
     has_gpu = torch.cuda.is_available()
     if not dist.is_initialized():
         deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", verbose=False)
@@ -75,7 +75,7 @@ def start() -> Ranks:
 def stop() -> None:
     """Leaves the process group. Collective."""
     if dist.is_initialized():
-        dist.destroy_process_group()
+        deepspeed.comm.destroy_process_group()
 
 
 def build_engine(
@@ -135,7 +135,12 @@ def _deepspeed_settings(run: RunConfig, optim: OptimConfig, ranks: Ranks) -> dic
     path = Path(run.deepspeed)
     if not path.is_file():
         raise Refusal(f"run.deepspeed={run.deepspeed}: no such file; give the path of a DeepSpeed JSON")
-    settings = json.loads(path.read_text())
+    try:
+        settings = json.loads(path.read_text())
+    except ValueError as error:
+        raise Refusal(f"{path}: {error}; expected DeepSpeed's settings as JSON") from error
+    if not isinstance(settings, dict):
+        raise Refusal(f"{path}: holds a {type(settings).__name__}, expected DeepSpeed's settings as a JSON object")
     if contradictions := sorted(set(settings) & set(OURS)):
         raise Refusal(f"{path}: {contradictions[0]} is set from our configuration; take it out of DeepSpeed's file")
     if run.global_batch_size % ranks.world_size:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from magvit_scale.config import RunConfig
 from magvit_scale.progress import progress_bar
 from magvit_scale.training import checkpoint, distributed
-from magvit_scale.training.tracking import Tracker, claim_run_folder
+from magvit_scale.training.tracking import Tracker, claim_run_folder, refuse_other_config
 
 Batch = TypeVar("Batch")
 
@@ -47,28 +47,28 @@ def train(
         notes: lines for log.txt, what a reader of the run must know.
     """
     run, folder = config.run, Path(config.run.folder)
-    claim_run_folder(folder, config, ranks.is_main)
-    distributed.barrier()
+    refuse_other_config(folder, config)
     state = checkpoint.TrainingState(engines, replicated, ranks.rank, ranks.world_size, distributed.barrier)
     start = _resume(folder, state)
+    remaining = zip(range(start, run.steps), batches(start), strict=False)
+    if ranks.is_main:
+        claim_run_folder(folder, config)
     tracker = Tracker(folder, start) if ranks.is_main else None
     if tracker:
         tracker.note(f"step {start} of {run.steps}, {ranks.world_size} ranks on {ranks.device.type}", *notes)
-    bar = progress_bar(folder.name, run.steps, unit="step", initial=start) if ranks.is_main else None
-    for step, batch in zip(range(start, run.steps), batches(start), strict=False):
-        metrics = update(batch, step)
-        done, is_last = step + 1, step + 1 == run.steps
-        if done % run.log_every == 0 or is_last:
-            _log(metrics, done, tracker, bar)
-        if bar is not None:
+    with progress_bar(folder.name, run.steps, unit="step", initial=start, is_shown=ranks.is_main) as bar:
+        for step, batch in remaining:
+            metrics = update(batch, step)
+            done, is_last = step + 1, step + 1 == run.steps
+            if done % run.log_every == 0 or is_last:
+                _log(metrics, done, tracker, bar)
             bar.update(1)
-        if tracker and run.sample_every and (done % run.sample_every == 0 or is_last):
-            sample(tracker, done)
-        if done % run.checkpoint_every == 0 or is_last:
-            checkpoint.save(folder / "checkpoints", done, state, run.keep_checkpoints)
-    if tracker and bar is not None:
+            if tracker and run.sample_every and (done % run.sample_every == 0 or is_last):
+                sample(tracker, done)
+            if done % run.checkpoint_every == 0 or is_last:
+                checkpoint.save(folder / "checkpoints", done, state, run.keep_checkpoints)
+    if tracker:
         tracker.close()
-        bar.close()
 
 
 def _resume(folder: Path, state: checkpoint.TrainingState) -> int:

@@ -24,20 +24,22 @@ from magvit_scale.config import Refusal, dump, load
 PACKAGES = ("torch", "deepspeed", "webdataset", "einops", "lpips", "submitit", "tensorboard")
 
 
-def claim_run_folder(folder: Path, config: Any, is_main: bool) -> None:
-    """Checks that a run folder is this config's, or makes it so: the main rank dumps the resolved config and the
-    environment.
+def refuse_other_config(folder: Path, config: Any) -> None:
+    """Checks that a run folder is new or this config's.
 
     Raises:
         Refusal: the folder belongs to another config; the first key that differs is named.
     """
     path = folder / "config.yaml"
+    if path.is_file() and (found := load(type(config), [path])) != config:
+        key, was, now = _first_difference(asdict(found), asdict(config))
+        raise Refusal(f"{path} has {key}={was}, this run {key}={now}; give another run.folder or the same values")
+
+
+def claim_run_folder(folder: Path, config: Any) -> None:
+    """Dumps the resolved config and the environment into a run folder that has none yet."""
+    path = folder / "config.yaml"
     if path.is_file():
-        found = load(type(config), [path])
-        if found != config:
-            key, was, now = _first_difference(asdict(found), asdict(config))
-            raise Refusal(f"{path} has {key}={was}, this run {key}={now}; give another run.folder or the same values")
-    if path.is_file() or not is_main:
         return
     folder.mkdir(parents=True, exist_ok=True)
     environment = {"python": platform.python_version(), "host": platform.node(), "gpus": torch.cuda.device_count()}

@@ -109,14 +109,18 @@ def _update_discriminator(training: VQGANTraining, real: Tensor, fake: Tensor) -
         real_leaf = real.detach().requires_grad_()
         metrics["loss/r1"] = compute_r1_penalty(engine.module(real_leaf), real_leaf)
         total = total + loss.r1_weight * metrics["loss/r1"]
+    real_mean, fake_mean = (_mean_over_batch(training, logits) for logits in (real_logits, fake_logits))
     if loss.lecam_weight > 0:
-        metrics["loss/lecam"] = training.lecam(real_logits, fake_logits)
+        metrics["loss/lecam"] = training.lecam(real_mean, fake_mean)
         total = total + loss.lecam_weight * metrics["loss/lecam"]
     training.guard(metrics)
     engine.backward(total)
     engine.step()
-    metrics |= {"logits/real": real_logits.float().mean(), "logits/fake": fake_logits.float().mean()}
-    training.lecam.update(
-        training.mean_over_ranks(metrics["logits/real"]), training.mean_over_ranks(metrics["logits/fake"])
-    )
-    return metrics
+    training.lecam.update(real_mean, fake_mean)
+    return metrics | {"logits/real": real_mean, "logits/fake": fake_mean}
+
+
+def _mean_over_batch(training: VQGANTraining, logits: Tensor) -> Tensor:
+    """The mean over the global batch, with the gradient of this rank's part: LeCam squares it, so ranks must agree."""
+    own = logits.float().mean()
+    return own + (training.mean_over_ranks(own) - own).detach()

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from av.video.reformatter import Interpolation
 from PIL import Image
 
-from magvit_scale.video import VideoError, animated_webp, decode, decode_mp4, encode_mp4, png, probe
+from magvit_scale.video import VideoError, animated_webp, decode, decode_mp4, encode_mp4, ffmpeg_executable, png, probe
 
 VIDEOS = Path(os.environ.get("MAGVIT_TEST_VIDEOS", "unset"))
 needs_videos = pytest.mark.skipif("MAGVIT_TEST_VIDEOS" not in os.environ, reason="MAGVIT_TEST_VIDEOS is not set")
@@ -114,7 +115,9 @@ def test_encoding_is_deterministic_close_and_anonymous(tmp_path: Path) -> None:
     assert probe(tmp_path / "a.mp4").fps == 29.97
     decoded = decode_mp4(data, 0, 40)
     assert psnr(decoded, frames) > 42
-    assert np.abs(decoded.mean((0, 1, 2)) - frames.mean((0, 1, 2))).max() < 0.5
+    # A level of brightness is lost by PyAV before 18, which cannot ask swscale to round exactly.
+    tolerance = 0.5 if "ACCURATE_RND" in Interpolation.__members__ else 1.0
+    assert np.abs(decoded.mean((0, 1, 2)) - frames.mean((0, 1, 2))).max() < tolerance
     assert psnr(decode(tmp_path / "a.mp4", size_px=32), frames) > 42
 
 
@@ -150,3 +153,16 @@ def test_pictures_are_enlarged_and_loop() -> None:
     assert (movie.size, movie.n_frames, movie.info["loop"]) == ((18, 24), 5, 0)
     still = np.asarray(Image.open(io.BytesIO(png(frames[0], scale=2))))
     assert np.array_equal(still, frames[0].repeat(2, 0).repeat(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("version", "is_taken"), [("4.4.2-0ubuntu0.22.04.1", False), ("5.1.9-0+deb12u1", True), ("n9.0.2", True)]
+)
+def test_an_old_system_ffmpeg_is_passed_over(
+    version: str, is_taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = tmp_path / "ffmpeg"
+    system.write_text(f"#!/bin/sh\necho 'ffmpeg version {version} Copyright'\n")
+    system.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert (ffmpeg_executable.__wrapped__() == str(system)) == is_taken
