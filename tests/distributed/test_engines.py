@@ -1,0 +1,61 @@
+"""What build_engine refuses, before anything is built."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from magvit_scale.config import OptimConfig, Refusal, RunConfig
+from magvit_scale.training.distributed import OURS, Ranks, build_engine
+
+
+def refuse(tmp_path: Path, settings: dict[str, Any] | None, *, world_size: int = 2, **run: Any) -> str:
+    path = tmp_path / "deepspeed.json"
+    if settings is not None:
+        path.write_text(json.dumps(settings))
+    model = nn.Linear(2, 2)
+    whole = RunConfig(**{"folder": "", "steps": 1, "global_batch_size": 4, "deepspeed": str(path), **run})
+    with pytest.raises(Refusal) as refused:
+        build_engine(
+            model, ([], list(model.parameters())), whole, OptimConfig(), Ranks(0, world_size, torch.device("cpu"))
+        )
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_stage_3(tmp_path: Path) -> None:
+    said = refuse(tmp_path, {"zero_optimization": {"stage": 3}})
+    assert said.endswith("ZeRO stage 3 partitions the weights that EMA and r1 read whole; use stage 0, 1 or 2")
+
+
+@pytest.mark.parametrize("key", OURS)
+def test_keys_that_our_configuration_decides(tmp_path: Path, key: str) -> None:
+    said = refuse(tmp_path, {"zero_optimization": {"stage": 2}, key: 1})
+    assert said == f"{tmp_path}/deepspeed.json: {key} is set from our configuration; take it out of DeepSpeed's file"
+
+
+def test_a_batch_that_does_not_divide(tmp_path: Path) -> None:
+    assert refuse(tmp_path, {}, world_size=3) == "run.global_batch_size=4 does not divide over 3 ranks"
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    said = refuse(tmp_path, None)
+    assert said == f"run.deepspeed={tmp_path}/deepspeed.json: no such file; give the path of a DeepSpeed JSON"
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_bf16_on_a_cpu(tmp_path: Path, stage: int) -> None:
+    said = refuse(tmp_path, {"zero_optimization": {"stage": stage}}, precision="bf16")
+    assert said == "run.precision=bf16 needs a GPU and ZeRO stage 1 or 2; use run.precision=fp32"
+
+
+@pytest.mark.parametrize("text", ["{'zero_optimization': 1}", "", "[1]"])
+def test_a_deepspeed_file_that_is_no_json_object_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    path, model = tmp_path / "deepspeed.json", nn.Linear(2, 2)
+    path.write_text(text)
+    run = RunConfig(folder="", steps=1, global_batch_size=4, deepspeed=str(path))
+    with pytest.raises(Refusal, match=r"deepspeed\.json"):
+        build_engine(model, ([], list(model.parameters())), run, OptimConfig(), Ranks(0, 1, torch.device("cpu")))
