@@ -5,7 +5,6 @@
 import json
 import logging
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,14 +57,18 @@ def start() -> Ranks:
     A lone process becomes a world of one. Collective: every rank must call, once.
     """
     if "RANK" not in os.environ:
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        os.environ.update(alone, MASTER_PORT=str(_free_port()))
+        # DeepSpeed looks for all five; nobody listens at the address.
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # On a CPU a converging model's gradients become denormal numbers, and products with them take twice as long.
     torch.set_flush_denormal(True)
     has_gpu = torch.cuda.is_available()
+    backend = "nccl" if has_gpu else "gloo"
     if not dist.is_initialized():
-        deepspeed.init_distributed(dist_backend="nccl" if has_gpu else "gloo", verbose=False)
+        if os.environ["WORLD_SIZE"] == "1":
+            # A store in memory: no port to find, and none that an earlier group of this process still holds.
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        deepspeed.init_distributed(dist_backend=backend, verbose=False)
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if has_gpu else torch.device("cpu")
     if has_gpu:
         torch.cuda.set_device(device)
@@ -158,9 +161,3 @@ def _deepspeed_settings(run: RunConfig, optim: OptimConfig, ranks: Ranks) -> dic
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 1_000_000_000,
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

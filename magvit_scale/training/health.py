@@ -23,6 +23,8 @@ def finite_guard(any_over_ranks: Callable[[bool], bool]) -> Callable[[Mapping[st
         broken = [name for name, value in values.items() if not torch.isfinite(value).all()]
         if any_over_ranks(bool(broken)):
             what = ", ".join(broken) or "a value of another rank"
-            raise Refusal(f"{what} is not finite; nothing was updated; lower optim.learning_rate or look at the data")
+            raise Refusal(
+                f"{what} is not finite; the update was not made; lower optim.learning_rate or look at the data"
+            )
 
     return guard

@@ -1,6 +1,8 @@
-"""What build_engine refuses, before anything is built."""
+"""What build_engine refuses, before anything is built; and engines one after the other."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import nn
 
 from magvit_scale.config import OptimConfig, Refusal, RunConfig
 from magvit_scale.training.distributed import OURS, Ranks, build_engine
+from tests.distributed.launching import REPOSITORY
 
 
 def refuse(tmp_path: Path, settings: dict[str, Any] | None, *, world_size: int = 2, **run: Any) -> str:
@@ -59,3 +62,29 @@ def test_a_deepspeed_file_that_is_no_json_object_is_refused_in_one_line(tmp_path
     run = RunConfig(folder="", steps=1, global_batch_size=4, deepspeed=str(path))
     with pytest.raises(Refusal, match=r"deepspeed\.json"):
         build_engine(model, ([], list(model.parameters())), run, OptimConfig(), Ranks(0, 1, torch.device("cpu")))
+
+
+TWICE = """
+import sys
+from torch import nn, ones
+from magvit_scale.config import OptimConfig, RunConfig
+from magvit_scale.training import distributed
+for _ in range(2):
+    ranks = distributed.start()
+    model = nn.Linear(3, 1)
+    run = RunConfig(folder="", steps=1, global_batch_size=1)
+    engine = distributed.build_engine(model, ([], list(model.parameters())), run, OptimConfig(), ranks)
+    engine.backward(engine(ones(1, 3)).sum())
+    engine.step()
+    distributed.stop()
+print("twice")
+"""
+
+
+@pytest.mark.distributed
+def test_two_programs_can_train_one_after_the_other_in_a_process() -> None:
+    """Neither DeepSpeed's handle of the first group nor the port of its store may be in the second one's way."""
+    ended = subprocess.run(
+        [sys.executable, "-c", TWICE], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.stdout.splitlines()[-1:] == ["twice"], ended.stderr[-2000:]

@@ -12,7 +12,7 @@ def test_finite_values_pass() -> None:
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
 def test_one_broken_element_stops_the_step_and_is_named(broken: float) -> None:
     guard = finite_guard(lambda flag: flag)
-    with pytest.raises(Refusal, match=r"^loss/r1, gradient is not finite; nothing was updated"):
+    with pytest.raises(Refusal, match=r"^loss/r1, gradient is not finite; the update was not made"):
         guard({"loss": torch.ones(()), "loss/r1": torch.tensor(broken), "gradient": torch.tensor([[1.0], [broken]])})
 
 
