@@ -1,6 +1,7 @@
 """A chain of tiny stages in a folder of its own, and the launcher as a program."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,8 @@ class Chain:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A job in a shell's background ignores SIGINT, and would hand that down to the launcher under test.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             **settings,
         )
 
