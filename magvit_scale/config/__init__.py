@@ -1,0 +1,67 @@
+"""Every configuration dataclass, and how one is read, written and explained. Imports no torch."""
+
+from magvit_scale.config.commit import (
+    TASKS,
+    CommitLossConfig,
+    DecodingConfig,
+    Task,
+    TrainCommitConfig,
+    TransformerConfig,
+)
+from magvit_scale.config.data import (
+    ClipsConfig,
+    ListVideosConfig,
+    MovingShapesConfig,
+    PrecomputeTokensConfig,
+    WriteShardsConfig,
+)
+from magvit_scale.config.launch import LaunchConfig, ResourcesConfig, StageConfig
+from magvit_scale.config.reading import Refusal, describe, dump, load, parse, refusals_end_the_program
+from magvit_scale.config.results import EvaluateConfig, GenerateConfig, ReportConfig
+from magvit_scale.config.training import OptimConfig, RunConfig
+from magvit_scale.config.vqgan import (
+    DiscriminatorConfig,
+    InflateConfig,
+    Inflation,
+    Padding,
+    Perceptual,
+    TrainVQGANConfig,
+    VQGANConfig,
+    VQGANLossConfig,
+)
+
+__all__ = [
+    "TASKS",
+    "ClipsConfig",
+    "CommitLossConfig",
+    "DecodingConfig",
+    "DiscriminatorConfig",
+    "EvaluateConfig",
+    "GenerateConfig",
+    "InflateConfig",
+    "Inflation",
+    "LaunchConfig",
+    "ListVideosConfig",
+    "MovingShapesConfig",
+    "OptimConfig",
+    "Padding",
+    "Perceptual",
+    "PrecomputeTokensConfig",
+    "Refusal",
+    "ReportConfig",
+    "ResourcesConfig",
+    "RunConfig",
+    "StageConfig",
+    "Task",
+    "TrainCommitConfig",
+    "TrainVQGANConfig",
+    "TransformerConfig",
+    "VQGANConfig",
+    "VQGANLossConfig",
+    "WriteShardsConfig",
+    "describe",
+    "dump",
+    "load",
+    "parse",
+    "refusals_end_the_program",
+]

@@ -1,0 +1,93 @@
+"""Video files, clip shards, token shards."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovingShapesConfig:
+    """The embedded data set: class-labelled videos of moving shapes, a function of the seed alone."""
+
+    output: str
+    """Folder that receives one sub-folder of mp4 files per class."""
+    videos_per_class: int = 48
+    num_frames: int = 64
+    """Frames per video."""
+    size_px: int = 64
+    fps: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListVideosConfig:
+    """A folder of videos -> manifest.jsonl, one line per readable video."""
+
+    videos: str
+    """Folder of videos; the name of a video's sub-folder is its class."""
+    output: str
+    """Folder that receives manifest.jsonl and rejects.jsonl."""
+    test_fraction: float = 0.125
+    """Share of each class's videos held out as split `test`; at least one video of the whole folder."""
+    min_frames: int = 16
+    """Shorter videos are rejected."""
+    max_videos: int | None = None
+    """Takes only so many videos, drawn by the seed; null takes all."""
+    max_reject_fraction: float = 0.5
+    """More rejects than this share of all files stops the run."""
+    num_workers: int = 2
+    seed: int = 0
+    """Decides which videos are taken and which are held out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteShardsConfig:
+    """manifest.jsonl -> WebDataset tars of short square videos at one size."""
+
+    manifest: str
+    """The manifest.jsonl of list_videos."""
+    output: str
+    """Folder that receives train/, test/ and dataset.json."""
+    size_px: int = 128
+    """Side of the square frames: short side resized, centre cropped."""
+    fps: float | None = None
+    """Constant frame rate of the stored videos; null keeps the source's."""
+    max_frames: int = 512
+    """Longer videos are cut here."""
+    encoding: Literal["h264", "raw"] = "h264"
+    """`h264`: mp4, GOP 16, no B-frames. `raw`: uint8 .npy frames, lossless."""
+    videos_per_shard: int = 64
+    num_workers: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipsConfig:
+    """Which clips a stage reads, and how a clip is cut from a stored video."""
+
+    shards: str
+    """Folder with the dataset.json of write_shards."""
+    split: Literal["train", "test"] = "train"
+    num_frames: int = 16
+    """Frames per clip; 1 trains on images."""
+    frame_stride: int = 1
+    """Stored frames from one clip frame to the next."""
+    size_px: int = 128
+    """Must be the side of the stored frames."""
+    horizontal_flip: bool = True
+    num_workers: int = 2
+    """Loader processes per rank; 0 reads in the training process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputeTokensConfig:
+    """magvit precompute-tokens: clip shards and a tokenizer -> token shards."""
+
+    tokenizer: str
+    """Export folder of a 3D VQGAN."""
+    clips: ClipsConfig
+    output: str
+    """Folder that receives one token shard per clip shard, and dataset.json."""
+    views: int = 1
+    """Augmentation views (window and flip) per video."""
+    batch_size: int = 16
+    """Clips per forward pass."""
+    seed: int = 0

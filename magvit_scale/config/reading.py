@@ -1,0 +1,134 @@
+"""How a configuration is read, written and explained.
+
+A configuration is YAML files merged left to right, then `key.sub=value` overrides, checked against a closed frozen
+dataclass: an unknown key, a wrong type or a bad literal is an error that names the key. The string under each field
+is its meaning and unit; `magvit VERB --help` prints it.
+"""
+
+import ast
+import inspect
+import itertools
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+Config = TypeVar("Config")
+
+
+class Refusal(ValueError):
+    """Bad input, said in one line: what was found, what was expected, what to do. Programs end with it and status 1."""
+
+
+def parse(schema: type[Config], argv: Sequence[str] | None = None) -> Config:
+    """Reads `CONFIG... [key=value ...]`; without arguments of its own it takes the command line's. `--help` explains
+    the keys.
+
+    Raises:
+        Refusal: see `load`.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(arguments):
+        print(describe(schema))  # noqa: T201
+        raise SystemExit(0)
+    overrides = [argument for argument in arguments if "=" in argument]
+    return load(schema, [argument for argument in arguments if "=" not in argument], overrides)
+
+
+@contextmanager
+def refusals_end_the_program(program: str) -> Iterator[None]:
+    """Turns bad input and a failing disk into one line on stderr and exit status 1; a defect keeps its traceback."""
+    try:
+        yield
+    except (Refusal, OSError) as error:
+        raise SystemExit(f"{program}: {error}") from error
+
+
+def load(schema: type[Config], sources: Sequence[str | Path | dict[str, Any]], overrides: Sequence[str] = ()) -> Config:
+    """Reads a configuration: YAML files (or plain dictionaries) merged left to right, then `key.sub=value` overrides.
+
+    Raises:
+        Refusal: a file is missing or no YAML, a key is unknown or missing, a value has the wrong type.
+    """
+    merged = OmegaConf.structured(schema)
+    for source in [*sources, *([list(overrides)] if overrides else [])]:
+        name = str(source) if isinstance(source, str | Path) else "configuration"
+        try:
+            merged = OmegaConf.merge(merged, _read(source))
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+            raise Refusal(f"{name}: {_first_lines(error)}") from error
+    if missing := sorted(OmegaConf.missing_keys(merged)):
+        raise Refusal(f"{schema.__name__}: no value for {', '.join(missing)}; give a YAML file or KEY=VALUE")
+    return _build(schema, OmegaConf.to_container(merged, resolve=True))
+
+
+def _read(source: str | Path | dict[str, Any] | list[str]) -> Any:
+    if isinstance(source, str | Path):
+        return OmegaConf.load(source)
+    return OmegaConf.from_dotlist(source) if isinstance(source, list) else OmegaConf.create(source)
+
+
+def dump(config: Any, path: str | Path) -> None:
+    """Writes a configuration as YAML that `load` reads back to an equal one."""
+    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def describe(schema: type) -> str:
+    """The help text of a configuration: every key with type, default and meaning."""
+    summary = (schema.__doc__ or "").strip()
+    return "\n".join([summary, "", "keys (KEY=VALUE, or in a YAML file):", *_describe_fields(schema, "")])
+
+
+def _describe_fields(schema: Any, prefix: str) -> Iterator[str]:
+    hints, meanings = get_type_hints(schema), _field_docstrings(schema)
+    for item in fields(schema):
+        hint, default = hints[item.name], item.default
+        if is_dataclass(hint):
+            yield from _describe_fields(hint, f"{prefix}{item.name}.")
+            continue
+        if get_origin(hint) is dict and is_dataclass(entry := get_args(hint)[1]):
+            yield from _describe_fields(entry, f"{prefix}{item.name}.NAME.")
+            continue
+        value = "required" if default is MISSING else f"default {default!r}"
+        allowed = (
+            " | ".join(map(str, get_args(hint)))
+            if get_origin(hint) is Literal
+            else getattr(hint, "__name__", str(hint))
+        )
+        yield f"  {prefix}{item.name}  ({allowed}; {value})"
+        if meaning := meanings.get(item.name):
+            yield textwrap.indent(textwrap.fill(meaning, 112), "      ")
+
+
+def _field_docstrings(schema: type) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0].body  # type: ignore[attr-defined]
+    return {
+        ast.unparse(item.target): " ".join(ast.literal_eval(text.value).split())
+        for item, text in itertools.pairwise(body)
+        if isinstance(item, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+def _build(schema: type[Config], values: Any) -> Config:
+    hints = get_type_hints(schema)
+    names = [item.name for item in fields(schema)]  # type: ignore[arg-type]
+    return schema(**{name: _build_value(hints[name], values[name]) for name in names})
+
+
+def _build_value(hint: Any, value: Any) -> Any:
+    if is_dataclass(hint):
+        return _build(hint, value)  # type: ignore[arg-type]
+    if get_origin(hint) is dict and is_dataclass(entry := get_args(hint)[1]):
+        return {name: _build(entry, part) for name, part in value.items()}  # type: ignore[arg-type]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _first_lines(error: Exception) -> str:
+    return "; ".join(line.strip() for line in str(error).splitlines()[:2] if line.strip())

@@ -1,0 +1,68 @@
+"""What is made of trained models: videos, figures, a page."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from magvit_scale.config.commit import TASKS, DecodingConfig, Task
+from magvit_scale.config.data import ClipsConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """magvit generate: task, condition clip and class -> videos."""
+
+    tokenizer: str
+    """Export folder of a 3D VQGAN."""
+    transformer: str
+    """Export folder of a transformer."""
+    output: str
+    """Folder that receives <task>/NNNN_{condition,generated,real}.mp4 and samples.npz."""
+    clips: ClipsConfig
+    """Where condition clips and classes come from."""
+    tasks: tuple[Task, ...] = TASKS
+    samples_per_task: int = 8
+    decoding: DecodingConfig = DecodingConfig()
+    seed: int = 0
+    fps: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """magvit evaluate: models on held-out clips -> results.json, every figure with its baseline."""
+
+    tokenizer: str
+    inflated: str | None = None
+    """Export folder of the un-trained inflated tokenizer, the baseline of the trained one."""
+    transformer: str
+    train_tokens: str
+    """Token shards that give the per-position frequency table."""
+    test_tokens: str
+    clips: ClipsConfig
+    """Held-out clips."""
+    output: str
+    """Folder that receives results.json and reconstructions.npz."""
+    num_clips: int = 64
+    fvd_samples: int = 64
+    """Generated clips per task for the Frechet distance; 0 skips it."""
+    features: Literal["random"] = "random"
+    """Feature network of the Frechet distance; `random` is untrained and not comparable with any paper."""
+    decoding: DecodingConfig = DecodingConfig()
+    batch_size: int = 16
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """magvit report: run folders -> one self-contained HTML page."""
+
+    title: str = "magvit_scale"
+    runs: tuple[str, ...]
+    """Run folders whose metrics.jsonl is plotted."""
+    generated: str
+    """Output folder of `magvit generate`."""
+    evaluation: str
+    """Output folder of `magvit evaluate`."""
+    output: str
+    """The HTML file."""
+    gate: Literal["fail", "warn"] = "fail"
+    """What a figure below its baseline does: end non-zero, or only say so."""

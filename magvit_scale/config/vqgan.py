@@ -1,0 +1,89 @@
+"""Stage 1: the tokenizer, its losses, its inflation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from magvit_scale.config.data import ClipsConfig
+from magvit_scale.config.training import OptimConfig, RunConfig
+
+Padding = Literal["reflect", "zeros"]
+Inflation = Literal["central", "average"]
+Perceptual = Literal["lpips_vgg", "random", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQGANConfig:
+    """2D or 3D VQGAN (MAGVIT section 3.1)."""
+
+    ndim: Literal[2, 3] = 3
+    """2: every frame by itself; 3: space and time."""
+    base_channels: int = 64
+    channel_multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    num_res_blocks: int = 2
+    temporal_downsample: tuple[bool, ...] = (True, True, False)
+    """One flag per down-sampler, shallow to deep; the spatial factor is always 2."""
+    embedding_dim: int = 256
+    codebook_size: int = 1024
+    padding: Padding = "reflect"
+    """`reflect`: the paper; `zeros`: the released code. The 2D decoder pads with zeros in both."""
+    num_groups: int = 32
+    """Groups of every GroupNorm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """StyleGAN-like discriminator of the VQGAN's `ndim`."""
+
+    base_channels: int = 64
+    channel_multipliers: tuple[int, ...] = (2, 4, 4, 4, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQGANLossConfig:
+    """Weights of stage 1's losses (spec: MAGVIT section 3.1 and appendix B)."""
+
+    reconstruction_weight: float = 1.0
+    perceptual_weight: float = 0.1
+    perceptual: Perceptual = "lpips_vgg"
+    """`random`: LPIPS on an untrained AlexNet, for demos and tests only."""
+    adversarial_weight: float = 0.1
+    adversarial_start: int = 0
+    """First step with a discriminator; = run.steps trains without one."""
+    r1_weight: float = 10.0
+    """Times the squared gradient norm, without a half."""
+    lecam_weight: float = 0.001
+    commitment_weight: float = 0.25
+    entropy_weight: float = 0.1
+    entropy_temperature: float = 0.01
+    ema_decay: float = 0.999
+    """Of the generator's weights and of LeCam's averages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainVQGANConfig:
+    """magvit train-vqgan: clip shards -> tokenizer."""
+
+    run: RunConfig
+    clips: ClipsConfig
+    model: VQGANConfig = VQGANConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    loss: VQGANLossConfig = VQGANLossConfig()
+    optim: OptimConfig = OptimConfig()
+    init: str | None = None
+    """Export folder to start from, for instance that of `magvit inflate`; null starts from random weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InflateConfig:
+    """magvit inflate: 2D VQGAN -> 3D VQGAN (MAGVIT section 3.1, table 7)."""
+
+    source: str
+    """Export folder of a 2D VQGAN."""
+    output: str
+    """Folder that receives the 3D VQGAN, its unaveraged weights and its discriminator."""
+    mode: Inflation = "central"
+    temporal_downsample: tuple[bool, ...] = (True, True, False)
+    num_frames: int = 16
+    """Clip length the discriminator is built for."""
+    size_px: int = 128
+    """Frame side the discriminator is built for."""
