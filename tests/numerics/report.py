@@ -1,0 +1,71 @@
+"""Runs the comparisons with the official code and prints the table of largest differences.
+
+`python -m tests.numerics.report` prints it; with `docs/fidelity.md` as argument it also rewrites the table in that
+file. Reads the reference arrays of MAGVIT_GOLDEN_DIR.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.numerics.agreement import AGREEMENTS, Agreement
+
+FOLDER = Path(__file__).parent
+START, END = "<!-- written by python -m tests.numerics.report -->", "<!-- end -->"
+HEAD = ["component", "compared", "largest difference", "tolerance", "why this tolerance", "test"]
+
+
+class Collector:
+    """A pytest plugin that keeps what the tests recorded."""
+
+    def __init__(self) -> None:
+        self.agreements: list[Agreement] = []
+
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        """Takes the record before the run's memory goes."""
+        self.agreements = config.stash.get(AGREEMENTS, [])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs tests/numerics; returns pytest's exit status."""
+    collector = Collector()
+    status = pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", str(FOLDER)], plugins=[collector])
+    table = markdown(worst_of_each(collector.agreements))
+    sys.stdout.write(table + "\n")
+    if arguments and status == 0:
+        write_into(Path(arguments[0]), table)
+    return int(status)
+
+
+def worst_of_each(agreements: Sequence[Agreement]) -> list[Agreement]:
+    """One line for each thing compared: the case that came nearest to its tolerance."""
+    groups: dict[tuple[str, str], list[Agreement]] = defaultdict(list)
+    for made in agreements:
+        groups[made.component, made.what].append(made)
+    return [max(group, key=lambda made: made.difference - made.tolerance) for _, group in sorted(groups.items())]
+
+
+def markdown(agreements: Sequence[Agreement]) -> str:
+    """The table."""
+    rows = [HEAD, ["---"] * len(HEAD), *map(_cells, agreements)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _cells(made: Agreement) -> list[str]:
+    unit = " rel." if made.is_relative else ""
+    difference, tolerance = ("exact" if v == 0 else f"{v:.1e}{unit}" for v in (made.difference, made.tolerance))
+    name = made.test.removeprefix("tests/numerics/")
+    return [made.component, made.what, difference, tolerance, made.reason, f"`{name}`"]
+
+
+def write_into(path: Path, table: str) -> None:
+    """Replaces what stands between the two marks."""
+    before, rest = path.read_text().split(START)
+    path.write_text(f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
