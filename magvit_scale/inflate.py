@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise Refusal(f"{source}: is a {model_2d.ndim}D VQGAN, expected a 2D one")
     model_3d = replace(model_2d, ndim=3, temporal_downsample=config.temporal_downsample)
     judge = load_config(DiscriminatorConfig, source / "discriminator", "Discriminator")
-    clip_shape = (config.num_frames, config.size_px, config.size_px)
+    judge_3d = replace(judge, ndim=3, clip_shape=(config.num_frames, config.size_px, config.size_px))
     _inflate(config, source / "unaveraged", output / "unaveraged", VQGAN(model_3d), model_3d)
-    _inflate(config, source / "discriminator", output / "discriminator", Discriminator(judge, 3, clip_shape), judge)
+    _inflate(config, source / "discriminator", output / "discriminator", Discriminator(judge_3d), judge_3d)
     _inflate(config, source, output, VQGAN(model_3d), model_3d)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from magvit_scale.config import Refusal, TrainVQGANConfig, parse
+from magvit_scale.config import DiscriminatorConfig, Refusal, TrainVQGANConfig, parse
 from magvit_scale.data.clips import held_out_clips, to_frames, to_unit_range, training_batches
 from magvit_scale.pretrained import fill, load_tensors, save_model
 from magvit_scale.training import distributed
@@ -76,8 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def build_models(config: TrainVQGANConfig) -> tuple[VQGAN, ExponentialMovingAverage, Discriminator]:
     """Generator, its average and discriminator: random, or filled from the export folder `config.init`."""
     generator = VQGAN(config.model, config.loss.entropy_temperature)
-    clip_shape = (config.clips.num_frames, config.clips.size_px, config.clips.size_px)
-    discriminator = Discriminator(config.discriminator, config.model.ndim, clip_shape)
+    discriminator = Discriminator(resolve_discriminator(config))
     if config.init:
         fill(generator, load_tensors(Path(config.init) / "unaveraged"), config.init)
         fill(discriminator, load_tensors(Path(config.init) / "discriminator"), config.init)
@@ -85,6 +84,16 @@ def build_models(config: TrainVQGANConfig) -> tuple[VQGAN, ExponentialMovingAver
     if config.init:
         fill(average.average, load_tensors(config.init), config.init)
     return generator, average, discriminator
+
+
+def resolve_discriminator(config: TrainVQGANConfig) -> DiscriminatorConfig:
+    """Fills what model and clips decide, and refuses a config that says otherwise."""
+    clip_shape = (config.clips.num_frames, config.clips.size_px, config.clips.size_px)
+    decided: dict[str, Any] = {"ndim": config.model.ndim, "clip_shape": clip_shape}
+    for name, value in decided.items():
+        if (wanted := getattr(config.discriminator, name)) not in (None, value):
+            raise Refusal(f"discriminator.{name}={wanted}, model and clips need {value}; change it or leave it out")
+    return replace(config.discriminator, **decided)
 
 
 def build_training(
@@ -126,5 +135,5 @@ def export(config: TrainVQGANConfig, average: ExponentialMovingAverage, training
     """Writes the model folders that later stages read. Main rank only."""
     folder = Path(config.run.folder) / "export"
     save_model(training.generator.module, config.model, folder / "unaveraged")
-    save_model(training.discriminator.module, config.discriminator, folder / "discriminator")
+    training.discriminator.module.save_pretrained(folder / "discriminator")
     save_model(average.average, config.model, folder)

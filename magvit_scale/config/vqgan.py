@@ -32,10 +32,16 @@ class VQGANConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """StyleGAN-like discriminator of the VQGAN's `ndim`."""
+    """StyleGAN-like discriminator (spec section 4.1)."""
 
+    ndim: Literal[2, 3] | None = None
+    """2 judges every frame, 3 the clip; null takes the VQGAN's."""
     base_channels: int = 64
     channel_multipliers: tuple[int, ...] = (2, 4, 4, 4, 4)
+    clip_shape: tuple[int, int, int] | None = None
+    """(t, h, w) for which its first dense layer is built (2D ignores t); null takes that of the clips."""
+    resample: Literal["average", "blur"] = "average"
+    """How sides are halved; `blur`, a [1, 3, 3, 1] kernel, is 2D only and in no configuration of the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ Axes: b batch, c channels, t frames, h rows, w columns; a 2D network sees 'b c h
 
 from math import sqrt
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,6 +46,14 @@ def pool(x: Tensor, ndim: int, time: bool = True) -> Tensor:
     if ndim == 3 and not time:
         window[0] = 1
     return AVERAGE_POOL[ndim](x, window, ceil_mode=True, count_include_pad=False)
+
+
+def blur(x: Tensor) -> Tensor:
+    """Halves h and w of 'b c h w' with the kernel [1, 3, 3, 1] / 8 along each; TF's SAME rule of zeros (spec 4.2)."""
+    taps = x.new_tensor([1.0, 3.0, 3.0, 1.0]) / 8
+    kernel = torch.outer(taps, taps).expand(x.shape[1], 1, -1, -1)
+    right, below = (1 + side % 2 for side in (x.shape[3], x.shape[2]))
+    return F.conv2d(F.pad(x, (1, right, 1, below)), kernel, stride=2, groups=x.shape[1])
 
 
 def upsample(x: Tensor, ndim: int, time: bool = True) -> Tensor:

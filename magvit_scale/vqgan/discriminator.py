@@ -1,18 +1,22 @@
 """StyleGAN-like discriminator for images (`ndim` 2) and clips (3) (spec section 4.1, 4.2)."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from math import ceil, prod, sqrt
+from pathlib import Path
 from typing import TypeVar
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from magvit_scale.config import DiscriminatorConfig
-from magvit_scale.vqgan.blocks import convolution, pool
+from magvit_scale.config import DiscriminatorConfig, Refusal
+from magvit_scale.pretrained import load_model, save_model
+from magvit_scale.vqgan.blocks import blur, convolution, pool
 
 SLOPE = 0.2
+Halve = Callable[[Tensor], Tensor]
 Layer = TypeVar("Layer", nn.Conv2d | nn.Conv3d, nn.Linear)
 
 
@@ -30,37 +34,43 @@ def _xavier(layer: Layer) -> Layer:
 class DiscriminatorBlock(nn.Module):
     """Halves every side: conv, pool, conv beside a pooled 1x1 skip, summed and divided by sqrt(2)."""
 
-    def __init__(self, ndim: int, channels_in: int, channels_out: int):
+    def __init__(self, ndim: int, channels_in: int, channels_out: int, halve: Halve):
         super().__init__()
-        self.ndim = ndim
+        self.halve = halve
         self.conv1 = _biased(ndim, channels_in, channels_in, 3)
         self.skip = _xavier(convolution(ndim, channels_in, channels_out, 1, bias=False))
         self.conv2 = _biased(ndim, channels_in, channels_out, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """'b channels_in ...' -> 'b channels_out ...', each side halved and rounded up."""
-        h = pool(F.leaky_relu(self.conv1(x), SLOPE), self.ndim)
+        h = self.halve(F.leaky_relu(self.conv1(x), SLOPE))
         h = F.leaky_relu(self.conv2(h), SLOPE)
-        return (self.skip(pool(x, self.ndim)) + h) / sqrt(2)
+        return (self.skip(self.halve(x)) + h) / sqrt(2)
 
 
 class Discriminator(nn.Module):
     """One logit per clip ('b 1'), or per frame ('b t 1') in 2D.
 
     Args:
-        config: widths.
-        ndim: 2 judges every frame by itself, 3 the clip.
-        clip_shape: (t, h, w) of the clips; the first dense layer is built for it (2D ignores t).
+        config: `ndim` and `clip_shape` must be filled in.
     """
 
-    def __init__(self, config: DiscriminatorConfig, ndim: int, clip_shape: Sequence[int]):
+    def __init__(self, config: DiscriminatorConfig):
         super().__init__()
-        self.ndim = ndim
+        if config.ndim is None or config.clip_shape is None:
+            raise Refusal("discriminator.ndim and discriminator.clip_shape must be known to build the discriminator")
+        if config.resample == "blur" and config.ndim == 3:
+            raise Refusal("discriminator.resample=blur is 2D only; use average")
+        self.config = config
+        self.ndim: int = config.ndim
+        halve = blur if config.resample == "blur" else partial(pool, ndim=config.ndim)
         widths = [config.base_channels, *(config.base_channels * m for m in config.channel_multipliers)]
-        self.conv_in = _biased(ndim, 3, widths[0], 3)
-        self.blocks = nn.Sequential(*(DiscriminatorBlock(ndim, i, o) for i, o in itertools.pairwise(widths)))
-        self.conv_out = _biased(ndim, widths[-1], widths[-1], 3)
-        sides = [ceil(side / 2 ** len(config.channel_multipliers)) for side in clip_shape[-ndim:]]
+        self.conv_in = _biased(self.ndim, 3, widths[0], 3)
+        self.blocks = nn.Sequential(
+            *(DiscriminatorBlock(self.ndim, i, o, halve) for i, o in itertools.pairwise(widths))
+        )
+        self.conv_out = _biased(self.ndim, widths[-1], widths[-1], 3)
+        sides = [ceil(side / 2 ** len(config.channel_multipliers)) for side in config.clip_shape[-self.ndim :]]
         self.dense = _xavier(nn.Linear(prod(sides) * widths[-1], widths[-1]))
         self.logit = _xavier(nn.Linear(widths[-1], 1))
 
@@ -76,3 +86,16 @@ class Discriminator(nn.Module):
         # Channels last before flattening: the order of the official dense layer (spec section 12).
         flat = rearrange(h, "b c t h w -> b (t h w c)" if self.ndim == 3 else "b c h w -> b (h w c)")
         return self.logit(F.leaky_relu(self.dense(flat), SLOPE))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config.json and model.safetensors."""
+        save_model(self, self.config, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Discriminator":
+        """Reads what `save_pretrained` wrote.
+
+        Raises:
+            Refusal: the folder holds no discriminator, or one of other tensors.
+        """
+        return load_model(cls, DiscriminatorConfig, folder)

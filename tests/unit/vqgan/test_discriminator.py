@@ -15,7 +15,9 @@ UCF, BAIR = (2, 4, 4, 4, 4), (2, 4, 4, 4)
 
 def build(ndim: int, clip_shape: tuple[int, int, int], multipliers: tuple[int, ...] = (2, 3)) -> Discriminator:
     torch.manual_seed(0)
-    model = Discriminator(DiscriminatorConfig(base_channels=4, channel_multipliers=multipliers), ndim, clip_shape)
+    model = Discriminator(
+        DiscriminatorConfig(ndim=ndim, base_channels=4, channel_multipliers=multipliers, clip_shape=clip_shape)
+    )
     for parameter in model.parameters():
         if parameter.ndim == 1:
             torch.nn.init.normal_(parameter, std=0.1)  # biases start at 0, where a missing one would not be seen
@@ -66,9 +68,12 @@ def plain_3d_discriminator(model: Discriminator, clip: Tensor) -> Tensor:
 def test_parameters_are_as_many_as_the_official_ones(
     ndim: int, base_channels: int, multipliers: tuple[int, ...], size_px: int, parameters: int
 ) -> None:
-    config = DiscriminatorConfig(base_channels=base_channels, channel_multipliers=multipliers)
+    sides = (16, size_px, size_px)
+    config = DiscriminatorConfig(
+        ndim=ndim, base_channels=base_channels, channel_multipliers=multipliers, clip_shape=sides
+    )
     with torch.device("meta"):
-        model = Discriminator(config, ndim, (16, size_px, size_px))
+        model = Discriminator(config)
         logits = model(torch.empty(2, 3, 16, size_px, size_px))
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert logits.shape == ((2, 1) if ndim == 3 else (2, 16, 1))
@@ -95,7 +100,7 @@ def test_2d_gives_one_logit_per_frame_and_no_frame_sees_another() -> None:
 
 
 def test_only_the_skip_has_no_bias_and_biases_start_at_zero() -> None:
-    model = Discriminator(DiscriminatorConfig(base_channels=4, channel_multipliers=(2,)), 3, (2, 4, 4))
+    model = Discriminator(DiscriminatorConfig(ndim=3, base_channels=4, channel_multipliers=(2,), clip_shape=(2, 4, 4)))
     kernels = {name.removesuffix(".weight") for name, _ in model.named_parameters() if name.endswith("weight")}
     biases = {name.removesuffix(".bias") for name, _ in model.named_parameters() if name.endswith("bias")}
     assert kernels - biases == {"blocks.0.skip"}
@@ -104,7 +109,7 @@ def test_only_the_skip_has_no_bias_and_biases_start_at_zero() -> None:
 
 def test_kernels_start_xavier_uniform() -> None:
     torch.manual_seed(0)
-    model = Discriminator(DiscriminatorConfig(base_channels=32, channel_multipliers=(2,)), 3, (2, 4, 4))
+    model = Discriminator(DiscriminatorConfig(ndim=3, base_channels=32, channel_multipliers=(2,), clip_shape=(2, 4, 4)))
     kernel = model.blocks[0].conv2.weight
     bound = sqrt(6 / (27 * (32 + 64)))
     assert kernel.abs().max() <= bound

@@ -1,5 +1,7 @@
 """Inflation: the 3D network is the 2D one on a still clip, and no tensor is left out."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from einops import repeat
@@ -104,7 +106,8 @@ def test_inflated_tensors_are_their_own() -> None:
 def test_the_inflated_discriminator_is_the_2d_one_on_repeated_frames() -> None:
     torch.manual_seed(0)
     judge = DiscriminatorConfig(base_channels=4, channel_multipliers=(2, 2))
-    flat, deep = Discriminator(judge, 2, (1, 16, 16)), Discriminator(judge, 3, (4, 16, 16))
+    flat = Discriminator(replace(judge, ndim=2, clip_shape=(1, 16, 16)))
+    deep = Discriminator(replace(judge, ndim=3, clip_shape=(4, 16, 16)))
     deep.load_state_dict(inflate_2d_to_3d(flat.state_dict(), shapes_of(deep), "central"))
     clip = still_clip()
     torch.testing.assert_close(deep(clip), flat(clip)[:, 0], rtol=0, atol=1e-5)
@@ -132,5 +135,5 @@ def test_shapes_that_are_no_kernel_are_refused() -> None:
 
 def test_a_discriminator_that_does_not_pool_time_to_one_is_refused() -> None:
     judge = DiscriminatorConfig(base_channels=4, channel_multipliers=(2, 2))
-    shapes = shapes_of(Discriminator(judge, 3, (16, 16, 16)))
-    assert_refused(Discriminator(judge, 2, (1, 16, 16)).state_dict(), shapes, "dense.weight")
+    shapes = shapes_of(Discriminator(replace(judge, ndim=3, clip_shape=(16, 16, 16))))
+    assert_refused(Discriminator(replace(judge, ndim=2, clip_shape=(1, 16, 16))).state_dict(), shapes, "dense.weight")

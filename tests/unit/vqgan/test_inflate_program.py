@@ -1,5 +1,6 @@
 """`magvit inflate` on a small export folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ from einops import repeat
 
 from magvit_scale.config import DiscriminatorConfig, Refusal, VQGANConfig
 from magvit_scale.inflate import main
-from magvit_scale.pretrained import load_config, load_tensors, save_model
 from magvit_scale.vqgan.autoencoder import VQGAN
 from magvit_scale.vqgan.discriminator import Discriminator
 
@@ -22,7 +22,7 @@ MODEL = VQGANConfig(
     num_groups=4,
     padding="zeros",
 )
-JUDGE = DiscriminatorConfig(base_channels=4, channel_multipliers=(2, 2))
+JUDGE = DiscriminatorConfig(ndim=2, base_channels=4, channel_multipliers=(2, 2), clip_shape=(1, 16, 16))
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def source(tmp_path: Path) -> Path:
     """An export folder as train-vqgan writes it; averaged and unaveraged weights differ."""
     torch.manual_seed(0)
     folder = tmp_path / "2d"
-    save_model(Discriminator(JUDGE, 2, (1, 16, 16)), JUDGE, folder / "discriminator")
+    Discriminator(JUDGE).save_pretrained(folder / "discriminator")
     VQGAN(MODEL).save_pretrained(folder / "unaveraged")
     VQGAN(MODEL).save_pretrained(folder)
     return folder
@@ -52,11 +52,9 @@ def test_all_three_parts_answer_as_before_on_repeated_frames(source: Path, tmp_p
         torch.testing.assert_close(deep(clip)[0], flat(clip)[0], rtol=0, atol=1e-4)
     averaged, unaveraged = (VQGAN.from_pretrained(output / part) for part in ("", "unaveraged"))
     assert not torch.equal(averaged.quantizer.codebook, unaveraged.quantizer.codebook)
-    judge_2d, judge_3d = Discriminator(JUDGE, 2, (1, 16, 16)), Discriminator(JUDGE, 3, (4, 16, 16))
-    judge_2d.load_state_dict(load_tensors(source / "discriminator"))
-    judge_3d.load_state_dict(load_tensors(output / "discriminator"))
+    judge_2d, judge_3d = (Discriminator.from_pretrained(folder / "discriminator") for folder in (source, output))
     torch.testing.assert_close(judge_3d(clip), judge_2d(clip)[:, 0], rtol=0, atol=1e-5)
-    assert load_config(DiscriminatorConfig, output / "discriminator", "Discriminator") == JUDGE
+    assert judge_3d.config == replace(JUDGE, ndim=3, clip_shape=(4, 16, 16))
 
 
 def test_a_second_run_writes_the_same_bytes(source: Path, tmp_path: Path) -> None:

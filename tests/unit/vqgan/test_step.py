@@ -76,7 +76,9 @@ def build(loss: VQGANLossConfig = LOSS, ndim: int = 3, perceptual: nn.Module | N
         ),
         loss.entropy_temperature,
     )
-    discriminator = Discriminator(DiscriminatorConfig(base_channels=4, channel_multipliers=(2, 2)), ndim, SIDES)
+    discriminator = Discriminator(
+        DiscriminatorConfig(ndim=ndim, base_channels=4, channel_multipliers=(2, 2), clip_shape=SIDES)
+    )
     return VQGANTraining(
         generator=Engine(generator, discriminator),
         discriminator=Engine(discriminator, generator),
