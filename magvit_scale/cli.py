@@ -15,6 +15,8 @@ VERBS = {
     "train-commit": ("magvit_scale.train_commit", "token shards -> transformer for all ten tasks"),
     "generate": ("magvit_scale.generate", "task, condition clip and class -> videos"),
     "evaluate": ("magvit_scale.evaluate", "held-out clips -> results.json, every figure with its baseline"),
+    "import-flax": ("magvit_scale.import_flax", "weights of the official code -> a model folder"),
+    "export-flax": ("magvit_scale.export_flax", "a model folder -> weights for the official code"),
     "report": ("magvit_scale.report", "run folders -> one self-contained HTML page"),
 }
 USAGE_STATUS = 2

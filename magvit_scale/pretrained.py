@@ -40,6 +40,21 @@ def save_model(model: nn.Module, config: Any, folder: str | Path, state: dict[st
 
 def load_config(schema: type, folder: str | Path, kind: str) -> Any:
     """Reads the config.json of a model folder and checks that it is one of `kind` (a class name)."""
+    path, values = Path(folder) / "config.json", _read_config(folder, kind)
+    if (found := values.pop("model", None)) != kind:
+        raise Refusal(f"{path}: is a {found}, expected a {kind}")
+    try:
+        return load(schema, [values])
+    except Refusal as error:
+        raise Refusal(f"{path}: {error}") from error
+
+
+def kind_of(folder: str | Path) -> str:
+    """Class name of the model in a folder."""
+    return str(_read_config(folder, "model").get("model"))
+
+
+def _read_config(folder: str | Path, kind: str) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise Refusal(f"{folder}: no config.json, expected the export folder of a {kind}")
@@ -49,12 +64,7 @@ def load_config(schema: type, folder: str | Path, kind: str) -> Any:
         raise Refusal(f"{path}: {error}; expected the config.json of a {kind}") from error
     if not isinstance(values, dict):
         raise Refusal(f"{path}: holds a {type(values).__name__}, expected the settings of a {kind}")
-    if (found := values.pop("model", None)) != kind:
-        raise Refusal(f"{path}: is a {found}, expected a {kind}")
-    try:
-        return load(schema, [values])
-    except Refusal as error:
-        raise Refusal(f"{path}: {error}") from error
+    return values
 
 
 def load_model(build: Callable[[Any], Model], schema: type, folder: str | Path) -> Model:

@@ -16,7 +16,7 @@ from magvit_scale.config.data import (
     WriteShardsConfig,
 )
 from magvit_scale.config.launch import LaunchConfig, ResourcesConfig, StageConfig
-from magvit_scale.config.reading import Refusal, describe, dump, load, parse, refusals_end_the_program
+from magvit_scale.config.reading import Refusal, describe, dump, load, load_part, parse, refusals_end_the_program
 from magvit_scale.config.results import EvaluateConfig, GenerateConfig, ReportConfig
 from magvit_scale.config.training import OptimConfig, RunConfig
 from magvit_scale.config.vqgan import (
@@ -62,6 +62,7 @@ __all__ = [
     "describe",
     "dump",
     "load",
+    "load_part",
     "parse",
     "refusals_end_the_program",
 ]

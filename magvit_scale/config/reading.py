@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 Config = TypeVar("Config")
+Source = str | Path | dict[str, Any]
 
 
 class Refusal(ValueError):
@@ -51,12 +52,25 @@ def refusals_end_the_program(program: str) -> Iterator[None]:
         raise SystemExit(f"{program}: {error}") from error
 
 
-def load(schema: type[Config], sources: Sequence[str | Path | dict[str, Any]], overrides: Sequence[str] = ()) -> Config:
+def load(schema: type[Config], sources: Sequence[Source], overrides: Sequence[str] = ()) -> Config:
     """Reads a configuration: YAML files (or plain dictionaries) merged left to right, then `key.sub=value` overrides.
 
     Raises:
         Refusal: a file is missing or no YAML, a key is unknown or missing, a value has the wrong type.
     """
+    merged = _merge(schema, sources, overrides)
+    _refuse_missing(schema, sorted(OmegaConf.missing_keys(merged)))
+    return _build(schema, OmegaConf.to_container(merged, resolve=True))
+
+
+def load_part(schema: type, part: str, sources: Sequence[Source], overrides: Sequence[str] = ()) -> Any:
+    """Reads one field of a configuration, as `load`; the other fields are checked too but need no values."""
+    merged = _merge(schema, sources, overrides)
+    _refuse_missing(schema, sorted(key for key in OmegaConf.missing_keys(merged) if key.split(".")[0] == part))
+    return _build(get_type_hints(schema)[part], OmegaConf.to_container(merged[part], resolve=True))
+
+
+def _merge(schema: type, sources: Sequence[Source], overrides: Sequence[str]) -> Any:
     merged = OmegaConf.structured(schema)
     for source in [*sources, *([list(overrides)] if overrides else [])]:
         name = str(source) if isinstance(source, str | Path) else "configuration"
@@ -64,12 +78,15 @@ def load(schema: type[Config], sources: Sequence[str | Path | dict[str, Any]], o
             merged = OmegaConf.merge(merged, _read(source))
         except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
             raise Refusal(f"{name}: {_first_lines(error)}") from error
-    if missing := sorted(OmegaConf.missing_keys(merged)):
+    return merged
+
+
+def _refuse_missing(schema: type, missing: Sequence[str]) -> None:
+    if missing:
         raise Refusal(f"{schema.__name__}: no value for {', '.join(missing)}; give a YAML file or KEY=VALUE")
-    return _build(schema, OmegaConf.to_container(merged, resolve=True))
 
 
-def _read(source: str | Path | dict[str, Any] | list[str]) -> Any:
+def _read(source: Source | list[str]) -> Any:
     if isinstance(source, str | Path):
         return OmegaConf.load(source)
     return OmegaConf.from_dotlist(source) if isinstance(source, list) else OmegaConf.create(source)

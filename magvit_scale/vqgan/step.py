@@ -73,14 +73,15 @@ def _update_generator(training: VQGANTraining, clip: Tensor, is_adversarial: boo
         metrics["loss/generator"] = compute_generator_loss(training.discriminator.module(leaf))
         total = total + loss.adversarial_weight * metrics["loss/generator"]
     (gradient,) = torch.autograd.grad(total, leaf)
-    metrics["loss/quantizer"] = _quantizer_loss(quantized, loss)
+    metrics["loss/quantizer"] = quantizer_loss(quantized, loss)
     training.guard(metrics | {"gradient of the reconstruction": gradient})
     training.generator.backward((gradient * reconstruction.float()).sum() + metrics["loss/quantizer"])
     training.generator.step()
     return leaf.detach(), metrics | _quantizer_metrics(quantized, training.generator.module.quantizer.codebook.shape[0])
 
 
-def _quantizer_loss(quantized: Quantized, loss: VQGANLossConfig) -> Tensor:
+def quantizer_loss(quantized: Quantized, loss: VQGANLossConfig) -> Tensor:
+    """Weighted sum of the quantiser's three terms (spec section 2); the codebook's weight is 1."""
     return (
         loss.commitment_weight * quantized.commitment_loss
         + quantized.codebook_loss
