@@ -36,7 +36,7 @@ def _inflate(name: str, tensor: Tensor, shape: torch.Size, mode: Inflation) -> T
         raise Refusal(f"inflation: {name} is {tuple(tensor.shape)} in 2D and {tuple(shape)} in 3D: no kernel, no copy")
     time = shape[2]
     if mode == "average":
-        return (tensor / time).unsqueeze(2).expand(shape).clone()
+        return (tensor * (1 / time)).unsqueeze(2).expand(shape).clone()
     kernel = tensor.new_zeros(shape)
     kernel[:, :, time // 2] = tensor
     return kernel

@@ -30,14 +30,6 @@ def test_adversarial_gradients_push_logits_the_right_way() -> None:
     torch.testing.assert_close(to_fake, torch.sigmoid(FAKE) / 3)
 
 
-def test_adversarial_losses_are_the_official_ones(golden) -> None:
-    official = golden("losses.npz")
-    real, fake = torch.from_numpy(official["real_logit"]), torch.from_numpy(official["fake_logit"])
-    found = [compute_discriminator_loss(real, fake).item(), compute_generator_loss(fake).item()]
-    expected = [official["discriminator_loss/non-saturating"], official["generator_loss/non-saturating"]]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
 def test_r1_of_a_square_is_four_times_the_squared_norm() -> None:
     clip = torch.randn(3, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     logits = clip.square().sum(dim=(1, 2, 3, 4))[:, None]  # gradient 2 x
@@ -73,12 +65,6 @@ def test_lecam_is_one_sided() -> None:
     assert lecam_of(0.0, 1.0, 0.5, 0.5) == 0.0
     assert lecam_of(0.0, -1.0, 0.5, 0.5) == pytest.approx(1.5**2)
     assert lecam_of(2.0, 1.0, 0.5, 0.5) == pytest.approx(1.5**2)
-
-
-def test_lecam_is_the_official_one(golden) -> None:
-    official = golden("losses.npz")
-    found = [lecam_of(*map(float, row)) for row in official["lecam/inputs_real_fake_emareal_emafake"]]
-    np.testing.assert_allclose(found, official["lecam/loss"], rtol=1e-5, atol=1e-6)
 
 
 def test_lecam_averages_start_at_zero_move_by_the_decay_and_are_in_the_checkpoint() -> None:
