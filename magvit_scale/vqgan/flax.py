@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from magvit_scale.config import Refusal
 from magvit_scale.flax_tree import Leaf, Tree, count_layers, layer_leaves, shape_of
 from magvit_scale.vqgan.autoencoder import VQGAN, Decoder, Encoder
 from magvit_scale.vqgan.discriminator import Discriminator
@@ -79,15 +78,16 @@ def vqgan_sizes(tree: Tree, source: str | Path) -> dict[str, Any]:
 
 
 def discriminator_sizes(tree: Tree, source: str | Path) -> dict[str, Any]:
-    """The fields of DiscriminatorConfig that the shapes of a tree tell; `clip_shape` as if time were pooled to 1."""
+    """The fields of DiscriminatorConfig that the shapes of a tree tell; `clip_shape` where one frame of a square is
+    left, as in every official run.
+    """
     base_channels = shape_of(tree, "Conv_0/kernel", source)[-1]
     blocks = [f"ResBlock_{index}/Conv_2/kernel" for index in range(count_layers(tree, "ResBlock_"))]
     dense_inputs, channels = shape_of(tree, "Dense_0/kernel", source)
     side, factor = isqrt(dense_inputs // channels), 2 ** len(blocks)
-    if side**2 * channels != dense_inputs:
-        raise Refusal(f"{source}: Dense_0/kernel has {dense_inputs} inputs; give discriminator.clip_shape=[t,h,w]")
+    is_square = side**2 * channels == dense_inputs
     return {
         "base_channels": base_channels,
         "channel_multipliers": [shape_of(tree, path, source)[-1] // base_channels for path in blocks],
-        "clip_shape": [factor, side * factor, side * factor],
+        "clip_shape": [factor, side * factor, side * factor] if is_square else None,
     }

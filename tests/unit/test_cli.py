@@ -44,7 +44,10 @@ def test_a_defect_keeps_its_traceback(program: ModuleType) -> None:
     [
         ("train_vqgan", "did you mean train-vqgan"),
         ("evalute", "did you mean evaluate?"),
-        ("xyz", "the verbs are train-vqgan, inflate, precompute-tokens, train-commit, generate, evaluate, report"),
+        (
+            "xyz",
+            "the verbs are train-vqgan, inflate, precompute-tokens, train-commit, generate, evaluate, import-flax, export-flax, report",
+        ),
     ],
 )
 def test_an_unknown_verb_is_one_line_and_status_2(verb: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
