@@ -46,7 +46,7 @@ def test_a_defect_keeps_its_traceback(program: ModuleType) -> None:
         ("evalute", "did you mean evaluate?"),
         (
             "xyz",
-            "the verbs are train-vqgan, inflate, precompute-tokens, train-commit, generate, evaluate, import-flax, export-flax, report",
+            f"the verbs are {', '.join(cli.VERBS)}",
         ),
     ],
 )
