@@ -68,6 +68,34 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> flo
     return max(0.0, (means + covariance_1.trace() + covariance_2.trace() - 2 * cross).item())
 
 
+def frechet_over_folds(first: Tensor, second: Tensor, num_folds: int) -> tuple[float, float]:
+    """Mean and standard deviation of the distance over consecutive parts of the sets (spec section 10.1).
+
+    Args:
+        first: features, `n d`; fold k of it is compared with fold k of `second`.
+        second: features, `m d`.
+        num_folds: equal parts into which each set falls; the official protocols take 4.
+
+    Returns:
+        Mean, and deviation from it with divisor `num_folds` (0 for one fold).
+
+    Raises:
+        Refusal: a set cannot be cut into `num_folds` equal parts of 2 or more.
+    """
+    for features in (first, second):
+        if len(features) % num_folds or len(features) < 2 * num_folds:
+            raise Refusal(f"Frechet distance: {len(features)} clips do not make {num_folds} equal folds of 2 or more")
+    pairs = zip(first.chunk(num_folds), second.chunk(num_folds), strict=True)
+    distances = np.array([frechet_distance(_statistics(one), _statistics(other)) for one, other in pairs])
+    return float(distances.mean()), float(distances.std())
+
+
+def _statistics(features: Tensor) -> FeatureStatistics:
+    statistics = FeatureStatistics(features.shape[1])
+    statistics.update(features)
+    return statistics
+
+
 def _symmetric_root(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     # Rounding noise of the null space would enter under the root, as 1e-8 instead of 1e-16.

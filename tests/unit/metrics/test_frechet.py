@@ -1,14 +1,11 @@
-"""The Frechet distance against closed forms, the official values, and rank-deficient sets; the fixed features."""
-
-import os
-from pathlib import Path
+"""The Frechet distance against closed forms and rank-deficient sets; folds; the fixed features."""
 
 import numpy as np
 import pytest
 import torch
 
 from magvit_scale.config import Refusal
-from magvit_scale.metrics.frechet import FeatureStatistics, RandomFeatures, frechet_distance
+from magvit_scale.metrics.frechet import FeatureStatistics, RandomFeatures, frechet_distance, frechet_over_folds
 
 
 def statistics_of(features: np.ndarray) -> FeatureStatistics:
@@ -62,17 +59,22 @@ def test_one_clip_has_no_covariance() -> None:
         statistics_of(np.zeros((1, 3))).covariance()
 
 
-def test_distance_equals_the_official_values() -> None:
-    folder = os.environ.get("MAGVIT_GOLDEN_DIR")
-    if not folder:
-        pytest.skip("MAGVIT_GOLDEN_DIR is not set: no official values here")
-    with np.load(Path(folder) / "frechet.npz", allow_pickle=False) as golden:
-        cases = {key.split("/")[0] for key in golden}
-        for case in sorted(cases):
-            sets = [statistics_of(golden[f"{case}/logits_{index}"]) for index in (1, 2)]
-            expected = golden[f"{case}/scipy_float64_whole_set_ddof1"]
-            # 1e-7: the reference's matrix root is itself noisy without full rank (256 vectors of 400).
-            assert frechet_distance(*sets) == pytest.approx(float(expected), rel=1e-7, abs=1e-10), case
+def test_folds_are_consecutive_and_their_spread_has_no_bessel_correction() -> None:
+    left, right = torch.from_numpy(normal(5, 12, 3)), torch.from_numpy(normal(6, 24, 3))
+    parts = [
+        frechet_distance(
+            statistics_of(left[4 * k : 4 * k + 4].numpy()), statistics_of(right[8 * k : 8 * k + 8].numpy())
+        )
+        for k in range(3)
+    ]
+    assert frechet_over_folds(left, right, 3) == pytest.approx((np.mean(parts), np.std(parts)), rel=1e-12)
+    assert frechet_over_folds(left, right, 1)[1] == 0.0
+
+
+@pytest.mark.parametrize(("num_clips", "num_folds"), [(10, 4), (4, 4)])
+def test_folds_that_are_unequal_or_of_one_clip_are_refused(num_clips: int, num_folds: int) -> None:
+    with pytest.raises(Refusal, match=f"{num_clips} clips do not make {num_folds} equal folds of 2 or more"):
+        frechet_over_folds(torch.zeros(16, 3), torch.zeros(num_clips, 3), num_folds)
 
 
 def test_random_features_are_the_same_everywhere() -> None:
