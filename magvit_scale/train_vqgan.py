@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from magvit_scale.config import DiscriminatorConfig, Refusal, TrainVQGANConfig, parse
+from magvit_scale.config import DiscriminatorConfig, Perceptual, Refusal, TrainVQGANConfig, VQGANLossConfig, parse
 from magvit_scale.data.clips import held_out_clips, to_frames, to_unit_range, training_batches
 from magvit_scale.pretrained import fill, load_tensors, save_model
 from magvit_scale.training import distributed
@@ -25,11 +25,10 @@ from magvit_scale.training.tracking import Tracker
 from magvit_scale.vqgan.autoencoder import VQGAN
 from magvit_scale.vqgan.discriminator import Discriminator
 from magvit_scale.vqgan.losses import LeCam
-from magvit_scale.vqgan.perceptual import PerceptualLoss
+from magvit_scale.vqgan.perceptual import NOTES, PerceptualLoss, refuse_small_frames
 from magvit_scale.vqgan.step import VQGANTraining, vqgan_step
 
 NUM_SHOWN_CLIPS = 8
-UNTRAINED_PERCEPTUAL = "perceptual loss: LPIPS on an UNTRAINED network (loss.perceptual=random), not the real one"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ),
         update=update,
         sample=partial(show_reconstructions, config, average),
-        notes=[UNTRAINED_PERCEPTUAL] if config.loss.perceptual == "random" else [],
+        notes=[NOTES[perceptual_kind(config.loss)]],
     )
     if ranks.is_main:
         export(config, average, training)
@@ -102,7 +101,9 @@ def build_training(
     """Engines and losses; the two engines share the process group."""
     if config.run.precision != "fp32":
         raise Refusal(f"run.precision={config.run.precision}: the VQGAN trains in fp32; use run.precision=fp32")
-    kind = config.loss.perceptual if config.loss.perceptual_weight > 0 else "none"
+    kind = perceptual_kind(config.loss)
+    refuse_small_frames(kind, config.clips.size_px)
+    perceptual = None if kind == "none" else PerceptualLoss(kind).to(ranks.device)
 
     def engine(model: nn.Module) -> Any:
         return distributed.build_engine(model, ([], list(model.parameters())), config.run, config.optim, ranks)
@@ -110,12 +111,17 @@ def build_training(
     return VQGANTraining(
         generator=engine(generator),
         discriminator=engine(discriminator),
-        perceptual=None if kind == "none" else PerceptualLoss(kind).to(ranks.device),
+        perceptual=perceptual,
         lecam=LeCam(config.loss.ema_decay).to(ranks.device),
         loss=config.loss,
         mean_over_ranks=distributed.mean_over_ranks,
         guard=finite_guard(partial(distributed.any_over_ranks, device=ranks.device)),
     )
+
+
+def perceptual_kind(loss: VQGANLossConfig) -> Perceptual:
+    """The perceptual loss that works: none where its weight is 0, whatever its name."""
+    return loss.perceptual if loss.perceptual_weight > 0 else "none"
 
 
 @torch.no_grad()

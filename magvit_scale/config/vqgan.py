@@ -8,7 +8,7 @@ from magvit_scale.config.training import OptimConfig, RunConfig
 
 Padding = Literal["reflect", "zeros"]
 Inflation = Literal["central", "average"]
-Perceptual = Literal["lpips_vgg", "random", "none"]
+Perceptual = Literal["lpips_vgg", "resnet50_logits", "random", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,9 @@ class VQGANLossConfig:
     reconstruction_weight: float = 1.0
     perceptual_weight: float = 0.1
     perceptual: Perceptual = "lpips_vgg"
-    """`random`: LPIPS on an untrained AlexNet, for demos and tests only."""
+    """`lpips_vgg`: LPIPS on VGG16; `resnet50_logits`: the released code's recipe; `random`: LPIPS on an untrained
+    AlexNet, for demos and tests only. Trained weights are read from the folder of the environment variable
+    MAGVIT_WEIGHTS, or from ~/.cache/magvit_scale/weights."""
     adversarial_weight: float = 0.1
     adversarial_start: int = 0
     """First step with a discriminator; = run.steps trains without one."""
