@@ -36,6 +36,6 @@ setup(
         "tqdm>=4.66",
         "webdataset>=1.0.2",
     ],
-    extras_require={"dev": ["import-linter>=2.3", "mypy>=1.15", "pytest>=8.3", "ruff>=0.12"]},
+    extras_require={"dev": ["hypothesis>=6.150", "import-linter>=2.3", "mypy>=1.15", "pytest>=8.3", "ruff>=0.12"]},
     entry_points={"console_scripts": ["magvit = magvit_scale.cli:main"]},
 )

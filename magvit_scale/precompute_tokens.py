@@ -1,7 +1,7 @@
 """Clip shards and a tokenizer -> token shards: `magvit precompute-tokens CONFIG... tokenizer=DIR output=DIR`.
 
-One token shard per clip shard, holding z and the tokens of every condition canvas for every view. Ranks take shards
-in turn; shards that exist are kept, so a killed run continues.
+One token shard per clip shard, holding the tokens of the clip and of the tasks' condition canvases for every view.
+Ranks take shards in turn; shards that exist are kept, so a killed run continues.
 """
 
 import json
@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from magvit_scale.commit.tasks import CANVASES, condition_canvases
+from magvit_scale.commit.tasks import CLIP, canvases_of, condition_canvases
 from magvit_scale.config import PrecomputeTokensConfig, Refusal, parse
 from magvit_scale.data.clips import to_unit_range, views
 from magvit_scale.data.files import write_json
@@ -56,7 +56,7 @@ def claim(config: PrecomputeTokensConfig, dataset: Dataset, is_main: bool) -> No
     path = Path(config.output) / "source.json"
     cut = {key: getattr(config.clips, key) for key in ("split", "num_frames", "frame_stride", "horizontal_flip")}
     facts = {"tokenizer": hash_model(config.tokenizer), "clips": dataset.hash, "views": config.views, **cut}
-    wanted = facts | {"seed": config.seed}
+    wanted = facts | {"seed": config.seed, "canvases": [CLIP, *canvases_of(config.tasks)]}
     if path.is_file() and (found := json.loads(path.read_text())) != wanted:
         key = next(key for key in wanted if found.get(key) != wanted[key])
         raise Refusal(
@@ -75,7 +75,7 @@ def tokenize_shard(
     labels: list[int] = []
     keys: list[str] = []
     for sample in views(config.clips, views=config.views, seed=config.seed, shard=shard):
-        canvases = condition_canvases(to_unit_range(sample["clip"].to(device)))
+        canvases = condition_canvases(to_unit_range(sample["clip"].to(device)), canvases_of(config.tasks))
         flat = rearrange(canvases, "views canvases c t h w -> (views canvases) c t h w")
         ids = torch.cat([tokenizer.tokenize(part) for part in flat.split(config.batch_size)])
         tokens.append(rearrange(ids, "(views canvases) t h w -> views canvases t h w", views=config.views))
@@ -89,7 +89,7 @@ def finish(config: PrecomputeTokensConfig, tokenizer: VQGAN, dataset: Dataset) -
     clip_shape = (config.clips.num_frames, config.clips.size_px, config.clips.size_px)
     write_token_dataset(
         Path(config.output),
-        canvases=("z", *CANVASES),
+        canvases=(CLIP, *canvases_of(config.tasks)),
         latent_shape=tuple(side // factor for side, factor in zip(clip_shape, tokenizer.downsample, strict=True)),
         codebook_size=tokenizer.config.codebook_size,
         classes=dataset.classes,

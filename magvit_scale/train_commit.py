@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from magvit_scale.commit.condition import count_condition_tokens
 from magvit_scale.commit.step import commit_step
-from magvit_scale.commit.tasks import CANVAS_OF_TASK
+from magvit_scale.commit.tasks import canvas_index
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.commit.validation import draw_validation_masks, masked_cross_entropy
 from magvit_scale.config import Refusal, TrainCommitConfig, TransformerConfig, parse
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parse(TrainCommitConfig, argv)
     ranks = distributed.start()
     shards = open_shards(given.tokens, given.tokenizer)
-    config = replace(given, model=resolve_model(given.model, shards))
+    config = replace(given, model=resolve_model(given, shards))
     torch.manual_seed(config.run.seed)
     model = CommitTransformer(config.model)
     engine = distributed.build_engine(model, decayed_parameters(model), config.run, config.optim, ranks)
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Dropout is the one draw that torch makes: keyed like all others, so that a resume repeats it.
         torch.manual_seed(hash((config.run.seed, step, ranks.rank)))
         on_device = {name: tensor.to(ranks.device) for name, tensor in batch.items()}
-        metrics = commit_step(engine, on_device, step, config, guard)
+        metrics = commit_step(engine, on_device, step, config, shards.canvases, guard)
         return metrics | {"optim/learning_rate": torch.tensor(rate, device=ranks.device)}
 
     train(
@@ -87,8 +88,11 @@ def open_shards(folder: str, tokenizer: str) -> TokenShards:
     return shards
 
 
-def resolve_model(model: TransformerConfig, shards: TokenShards) -> TransformerConfig:
-    """Fills what the token shards decide, and refuses a config that says otherwise."""
+def resolve_model(config: TrainCommitConfig, shards: TokenShards) -> TransformerConfig:
+    """Fills what token shards and tasks decide, and refuses a config that says otherwise or cannot be trained with
+    them.
+    """
+    model = config.model
     decided: dict[str, Any] = {
         "latent_shape": shards.latent_shape,
         "codebook_size": shards.codebook_size,
@@ -97,7 +101,23 @@ def resolve_model(model: TransformerConfig, shards: TokenShards) -> TransformerC
     for name, value in decided.items():
         if (wanted := getattr(model, name)) not in (None, value):
             raise Refusal(f"model.{name}={wanted}, the token shards have {value}; change it or leave it out")
-    return replace(model, **decided)
+    for task in config.tasks:
+        canvas_index(task, shards.canvases, model)
+    return replace(model, **decided, num_condition_tokens=resolve_condition_tokens(config, shards))
+
+
+def resolve_condition_tokens(config: TrainCommitConfig, shards: TokenShards) -> int:
+    """The most condition tokens that a task shows before the latents."""
+    model = config.model
+    if model.conditioning != "prefix" or model.num_condition_tokens:
+        return model.num_condition_tokens
+    counts = count_condition_tokens(config.tasks, shards.latent_shape, model)
+    if len(set(counts)) > 1 and not config.one_task_per_step:
+        raise Refusal(
+            f"model.conditioning=prefix with tasks of {sorted(set(counts))} condition tokens and a task per sample: "
+            "a batch needs one length; set one_task_per_step=true"
+        )
+    return max(counts)
 
 
 def show_samples(config: TrainCommitConfig, model: CommitTransformer, tracker: Tracker, step: int) -> None:
@@ -110,7 +130,10 @@ def show_samples(config: TrainCommitConfig, model: CommitTransformer, tracker: T
     is_masked = draw_validation_masks(count, tokens[0, 0].numel(), config.run.seed)
     device = next(model.parameters()).device
     tokens, labels, is_masked = tokens.to(device), labels.to(device), is_masked.to(device)
-    losses = {t: masked_cross_entropy(model, tokens, labels, t, is_masked) for t in dict.fromkeys(config.tasks)}
+    losses = {
+        task: masked_cross_entropy(model, tokens, labels, task, is_masked, shards.canvases)
+        for task in dict.fromkeys(config.tasks)
+    }
     tracker.scalars(step, {f"validation/{task}": loss for task, loss in losses.items()})
     show_clips(config, model, shards.canvases, tokens, labels, tracker, step)
 
@@ -131,7 +154,7 @@ def show_clips(
     tokens, labels = tokens[:NUM_SHOWN_CLIPS], labels[:NUM_SHOWN_CLIPS]
     real = pipeline.tokenizer.detokenize(tokens[:, 0])
     for task in dict.fromkeys(config.tasks):
-        canvas = tokens[:, canvases.index(CANVAS_OF_TASK[task])] if task in CANVAS_OF_TASK else None
-        fake = pipeline.generate_from_tokens(task, canvas, labels, len(labels), seed=config.run.seed).clips
+        condition = tokens[:, canvas_index(task, canvases, model.config)]
+        fake = pipeline.generate_from_tokens(task, condition, labels, len(labels), seed=config.run.seed).clips
         tracker.clips(step, f"generated/{task}", to_frames(torch.cat([real, fake], dim=3)))
     model.train()

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from magvit_scale.commit.masking import mask_ratio
+from magvit_scale.commit.masking import choose_masked, mask_ratio
 from magvit_scale.commit.tasks import MASK_TOKEN
-from magvit_scale.config import DecodingConfig, Refusal
+from magvit_scale.config import DecodingConfig
 
 Logits = Callable[[Tensor, Tensor], Tensor]
 """'b n' latents with MASK_TOKEN, 'b n' bool unknown positions -> 'b n k' logits."""
+
+Gumbel = Callable[[torch.Size], Tensor]
+"""A shape -> independent draws of Gumbel(0, 1)."""
 
 
 @dataclass(frozen=True)
@@ -28,38 +31,55 @@ class Decoded:
     """'steps b n' bool: tokens that no later step samples again."""
 
 
+def draw_gumbel(generator: torch.Generator) -> Gumbel:
+    """Noise for `decode` from a generator, on the generator's device."""
+
+    def draw(shape: torch.Size) -> Tensor:
+        exponential = torch.empty(shape, device=generator.device).exponential_(generator=generator)
+        return -exponential.clamp(min=torch.finfo(exponential.dtype).tiny).log()
+
+    return draw
+
+
+def guided(given: Logits, free: Logits, condition: Tensor, scale: float) -> Logits:
+    """Classifier-free guidance, given + scale * (given - free) (spec section 9).
+
+    Args:
+        given: told task and class.
+        free: told neither; sees MASK where an unknown position shows a condition token.
+        condition: 'b n' bool, positions that show a condition token while they are unknown.
+        scale: 0 never calls `free`.
+    """
+
+    def logits(latents: Tensor, unknown: Tensor) -> Tensor:
+        told = given(latents, unknown)
+        return told + scale * (told - free(latents.masked_fill(condition & unknown, MASK_TOKEN), unknown))
+
+    return given if scale == 0 else logits
+
+
 @torch.no_grad()
-def decode(
-    logits: Logits, condition_tokens: Tensor, condition: Tensor, config: DecodingConfig, generator: torch.Generator
-) -> Decoded:
+def decode(logits: Logits, start: Tensor, unknown: Tensor, config: DecodingConfig, gumbel: Gumbel) -> Decoded:
     """Samples the tokens of a batch.
 
     Args:
         logits: the transformer with task, class and guidance closed over.
-        condition_tokens: 'b n' int64 tokens of the condition canvas.
-        condition: 'b n' bool latent condition mask; its positions are sampled too, from the canvas's tokens.
+        start: 'b n' int64, what a position shows while it is unknown: a condition's token or MASK_TOKEN.
+        unknown: 'b n' bool, the positions to decode; the others keep `start` for good.
         config: steps, schedule and temperatures.
-        generator: of the sampling and of the confidences' noise, on the tokens' device.
-
-    Raises:
-        Refusal: no steps, or a temperature of 0.
+        gumbel: called twice a step, for the tokens ('b n k') and then for their confidences ('b n'), on the tokens'
+            device.
     """
-    if config.num_steps < 1 or config.sampling_temperature <= 0:
-        raise Refusal(
-            f"decoding.num_steps={config.num_steps}, decoding.sampling_temperature={config.sampling_temperature}: "
-            "expected at least 1 step and a temperature above 0"
-        )
-    start = torch.where(condition, condition_tokens, MASK_TOKEN)
-    unknown = torch.ones_like(condition)
     current, guesses, fixed = start, [], []
+    num_unknown = unknown.sum(1)
     for step in range(config.num_steps):
         progress = (step + 1) / config.num_steps
-        log_probabilities = (logits(current, unknown) / config.sampling_temperature).log_softmax(-1)
-        sampled = torch.where(unknown, _sample(log_probabilities, generator), current)
-        confidence = log_probabilities.gather(2, sampled[..., None])[..., 0]
-        noise = -torch.empty_like(confidence).exponential_(generator=generator).log()  # Gumbel(0, 1)
-        confidence = confidence + config.choice_temperature * (1 - progress) * noise
-        unknown = _keep_unknown(confidence, unknown, progress, config)
+        answer = logits(current, unknown)
+        sampled = torch.where(unknown, _sample(answer, gumbel(answer.shape), config), current)
+        # Temperature, top-k and top-p shape what is sampled, never how sure the model is of it (spec section 9).
+        confidence = answer.log_softmax(-1).gather(2, sampled[..., None])[..., 0]
+        confidence = confidence + config.choice_temperature * (1 - progress) * gumbel(confidence.shape)
+        unknown = _keep_unknown(confidence, unknown, num_unknown, progress, config.schedule)
         current = torch.where(unknown, start, sampled)
         guesses.append(sampled)
         fixed.append(~unknown)
@@ -67,18 +87,29 @@ def decode(
     return Decoded(guesses[-1], torch.stack(guesses), torch.stack(fixed))
 
 
-def _sample(log_probabilities: Tensor, generator: torch.Generator) -> Tensor:
-    b, n, k = log_probabilities.shape
-    rows = log_probabilities.exp().reshape(b * n, k)
-    return torch.multinomial(rows, 1, generator=generator).reshape(b, n)
+def _sample(logits: Tensor, noise: Tensor, config: DecodingConfig) -> Tensor:
+    """'b n': a draw from softmax(logits / temperature) by the Gumbel-max rule, among the likeliest codes if asked."""
+    if config.top_k:
+        smallest = logits.topk(min(config.top_k, logits.shape[-1])).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if config.top_p:
+        logits = logits.masked_fill(logits < smallest_of_top_p(logits, config.top_p), -torch.inf)
+    return (logits / config.sampling_temperature + noise).argmax(-1)
 
 
-def _keep_unknown(confidence: Tensor, unknown: Tensor, progress: float, config: DecodingConfig) -> Tensor:
-    """The least confident unknown tokens stay unknown, as many as the schedule says; at least one is fixed per step."""
-    num_tokens = unknown.shape[1]
-    ratio = mask_ratio(torch.tensor(progress), config.schedule, num_tokens).to(unknown.device)
+def smallest_of_top_p(logits: Tensor, top_p: float) -> Tensor:
+    """'... k' -> '... 1': the logit at which the likeliest codes' probabilities first add up to `top_p`."""
+    descending = logits.sort(dim=-1, descending=True).values
+    last = (descending.softmax(-1).cumsum(-1) < top_p).sum(-1, keepdim=True)
+    return descending.gather(-1, last.clamp(max=logits.shape[-1] - 1))
+
+
+def _keep_unknown(confidence: Tensor, unknown: Tensor, num_unknown: Tensor, progress: float, schedule: str) -> Tensor:
+    """The least confident unknown tokens stay unknown, as many as the schedule says; at least one is fixed per step.
+
+    The schedule's share is of the `num_unknown` ('b') that were unknown at first.
+    """
+    ratio = mask_ratio(torch.tensor(progress), schedule, unknown.shape[1]).to(unknown.device)
     most = (unknown.sum(1) - 1).clamp(min=0)
-    count = (ratio * num_tokens).floor().long().clamp(min=1).minimum(most)
-    # By rank and not by a cut-off: sure tokens tie at a log-probability of exactly 0.
-    rank = confidence.masked_fill(~unknown, float("inf")).argsort(dim=1, stable=True).argsort(dim=1)
-    return rank < count[:, None]
+    count = (ratio * num_unknown).floor().long().clamp(min=1).minimum(most)
+    return choose_masked(confidence.masked_fill(~unknown, torch.inf), count)

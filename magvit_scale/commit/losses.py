@@ -21,7 +21,9 @@ class CommitLoss:
 
 
 def token_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """'b n k' logits over the codebook, 'b n' ids -> 'b n' nats. The normaliser runs over the codebook only."""
+    """'b n k' logits over the codebook, 'b n' ids -> 'b n' nats. The normaliser runs over the codebook only (spec
+    section 6).
+    """
     flat = F.cross_entropy(
         rearrange(logits, "b n k -> (b n) k"),
         rearrange(targets, "b n -> (b n)"),
@@ -34,16 +36,24 @@ def token_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float 
 def compute_commit_loss(
     logits: Tensor, targets: Tensor, assignment: Assignment, config: CommitLossConfig
 ) -> CommitLoss:
-    """Per-clip weighted mean over all latent tokens, then the mean over clips."""
+    """Per-clip weighted mean over the latent tokens, then the mean over clips (MAGVIT eq. 4-5; spec section 6)."""
     cross_entropy = token_cross_entropy(logits, targets, config.label_smoothing)
-    refine, mask, reconstruct = (p.float() for p in (assignment.refine, assignment.mask, assignment.reconstruct))
-    weights = config.refine_weight * refine + config.mask_weight * mask + config.reconstruct_weight * reconstruct
+    weights = token_weights(assignment, config)
     per_clip = (weights * cross_entropy).sum(1) / (weights.sum(1) + 1e-8)
     return CommitLoss(
         total=per_clip.mean(),
-        refine=_mean_where(cross_entropy, refine),
-        mask=_mean_where(cross_entropy, mask),
-        reconstruct=_mean_where(cross_entropy, reconstruct),
+        refine=_mean_where(cross_entropy, assignment.refine),
+        mask=_mean_where(cross_entropy, assignment.mask),
+        reconstruct=_mean_where(cross_entropy, assignment.reconstruct),
+    )
+
+
+def token_weights(assignment: Assignment, config: CommitLossConfig) -> Tensor:
+    """'b n' float32: the weight of each token's part, 0 where a condition is fixed (spec section 7)."""
+    return (
+        config.refine_weight * assignment.refine.float()
+        + config.mask_weight * assignment.mask
+        + config.reconstruct_weight * assignment.reconstruct
     )
 
 

@@ -1,21 +1,25 @@
-"""The ten tasks as data: what is given, how the rest is filled, which latents that conditions, which token says so.
+"""The tasks as data: what is given, how the rest is filled, which latents that conditions, which token says so.
 
 MAGVIT section 3.2 and table 1; spec section 7. A region is one rule for pixels and for latents: a boolean 't h w'
 mask of any shape. This is the only module of the package that sees pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import reduce
 from torch import Tensor
 
-from magvit_scale.config import TASKS, Task
+from magvit_scale.config import Refusal, Task, TransformerConfig
 
 Shape = tuple[int, int, int]
+Region = Callable[[Shape], Tensor]
+Fill = Callable[[Tensor], Tensor]
 
 # Special rows of the embedding table, counted from its end (spec section 5).
-MASK_TOKEN = -1
+MASK_TOKEN, SEPARATOR = -1, -2
+GENERATION, PREDICTION, INTERPOLATION, OUTPAINTING, INPAINTING = -3, -4, -5, -6, -7
 NUM_SPECIAL_TOKENS = 16
 
 
@@ -26,15 +30,17 @@ class TaskSpec:
     title: str
     token: int
     """Negative: counted from the end of the embedding table."""
-    region: Callable[[Shape], Tensor] | None
+    region: Region | None
     """Shape (t, h, w) -> bool 't h w', True where the condition is; None: nothing is given."""
-    fill: Callable[[Tensor], Tensor] | None
+    fill: Fill | None
     """Clip 'b c t h w' in [0, 1] -> its condition canvas: given pixels kept, the others filled from them."""
     is_class_conditional: bool = False
+    latent_region: Region | None = None
+    """The latents that are given, where that is not `region` at their shape."""
 
 
-def _first_frame(shape: Shape) -> Tensor:
-    return (torch.arange(shape[0]) == 0)[:, None, None].expand(shape)
+def _first_frames(count: int) -> Region:
+    return lambda shape: (torch.arange(shape[0]) < count)[:, None, None].expand(shape)
 
 
 def _first_and_last_frame(shape: Shape) -> Tensor:
@@ -74,8 +80,12 @@ def _outside_moving_centre(shape: Shape) -> Tensor:
     return ~(_middle_rows(shape) & _moving_columns(shape))
 
 
-def _repeat_first_frame(clip: Tensor) -> Tensor:
-    return clip[:, :, :1].expand_as(clip)
+def _repeat_last_of(count: int) -> Fill:
+    def fill(clip: Tensor) -> Tensor:
+        frames = torch.arange(clip.shape[2], device=clip.device).clamp(max=count - 1)
+        return clip.index_select(2, frames)
+
+    return fill
 
 
 def _interpolate_frames(clip: Tensor) -> Tensor:
@@ -101,7 +111,7 @@ def _edge_around_centre(clip: Tensor) -> Tensor:
     return _edge_in_columns(_edge_in_rows(clip))
 
 
-def _black_outside(region: Callable[[Shape], Tensor]) -> Callable[[Tensor], Tensor]:
+def _black_outside(region: Region) -> Fill:
     def fill(clip: Tensor) -> Tensor:
         _, _, t, h, w = clip.shape
         return clip * region((t, h, w)).to(clip)
@@ -109,10 +119,8 @@ def _black_outside(region: Callable[[Shape], Tensor]) -> Callable[[Tensor], Tens
     return fill
 
 
-GENERATION, PREDICTION, INTERPOLATION, OUTPAINTING, INPAINTING = -3, -4, -5, -6, -7
-
 SPECS: dict[Task, TaskSpec] = {
-    "FP": TaskSpec("frame prediction", PREDICTION, _first_frame, _repeat_first_frame),
+    "FP": TaskSpec("frame prediction", PREDICTION, _first_frames(1), _repeat_last_of(1)),
     "FI": TaskSpec("frame interpolation", INTERPOLATION, _first_and_last_frame, _interpolate_frames),
     "OPC": TaskSpec("central outpainting", OUTPAINTING, _centre, _edge_around_centre),
     "OPV": TaskSpec("vertical outpainting", OUTPAINTING, _middle_columns, _edge_in_columns),
@@ -122,32 +130,82 @@ SPECS: dict[Task, TaskSpec] = {
     "IPD": TaskSpec("dynamic inpainting", INPAINTING, _outside_moving_centre, _black_outside(_outside_moving_centre)),
     "CG": TaskSpec("class-conditional generation", GENERATION, None, None, is_class_conditional=True),
     "CFP": TaskSpec(
-        "class-conditional frame prediction", PREDICTION, _first_frame, _repeat_first_frame, is_class_conditional=True
+        "class-conditional frame prediction",
+        PREDICTION,
+        _first_frames(1),
+        _repeat_last_of(1),
+        is_class_conditional=True,
+    ),
+    "FP5": TaskSpec(
+        "frame prediction from five",
+        PREDICTION,
+        _first_frames(5),
+        _repeat_last_of(5),
+        latent_region=_first_frames(2),
     ),
 }
 
-CANVAS_OF_TASK: dict[Task, Task] = {task: "FP" if task == "CFP" else task for task in TASKS if SPECS[task].fill}
-"""Which task's condition canvas a task uses: CFP shares FP's, CG has none."""
-
-CANVASES: tuple[Task, ...] = tuple(dict.fromkeys(CANVAS_OF_TASK.values()))
-"""The distinct condition canvases, in the order of a token shard's canvas axis after z."""
+CLIP = "z"
+"""Name of the clip itself on a token shard's canvas axis."""
 
 
-def condition_canvases(clip: Tensor) -> Tensor:
-    """Clip 'b c t h w' in [0, 1] -> 'b n c t h w': the clip itself, then every canvas of CANVASES."""
-    fills = [SPECS[task].fill for task in CANVASES]
+def canvas_of(task: Task) -> Task | None:
+    """The task whose condition canvas this one uses: CFP shares FP's, CG has none."""
+    return "FP" if task == "CFP" else task if SPECS[task].fill else None
+
+
+def canvases_of(tasks: Iterable[Task]) -> tuple[Task, ...]:
+    """The distinct condition canvases of some tasks, in the order of a token shard's canvas axis after the clip."""
+    needed = {canvas_of(task) for task in tasks}
+    return tuple(task for task in SPECS if task in needed)
+
+
+def canvas_index(task: Task, canvases: Sequence[str], model: TransformerConfig) -> int:
+    """Where a token shard holds what the task's condition shows: 0, the clip, where the true clip's own tokens are
+    shown or none at all.
+
+    Raises:
+        Refusal: the canvas is none of `canvases`.
+    """
+    name = None if model.conditioning == "latent" else canvas_of(task)
+    if name is not None and name not in canvases:
+        raise Refusal(
+            f"task {task} needs tokens of the canvas {name}, the token shards hold {', '.join(canvases)}; run magvit "
+            f"precompute-tokens with {task} among its tasks, into another folder"
+        )
+    return canvases.index(name or CLIP)
+
+
+def condition_canvases(clip: Tensor, canvases: Iterable[Task]) -> Tensor:
+    """Clip 'b c t h w' in [0, 1] -> 'b n c t h w': the clip itself, then every canvas."""
+    fills = [SPECS[task].fill for task in canvases]
     return torch.stack([clip, *(fill(clip) for fill in fills if fill)], dim=1)
 
 
 def condition_mask(task: Task, shape: Shape) -> Tensor:
-    """Bool 't h w', True where `task` gives a condition; latent shapes for COMMIT, pixel shapes for pictures."""
-    region = SPECS[task].region
+    """Bool 't h w', True where `task` gives a pixel."""
+    return _mask(SPECS[task].region, shape)
+
+
+def latent_mask(task: Task, shape: Shape, model: TransformerConfig) -> Tensor:
+    """Bool 't h w', True at the latents that `task` conditions (spec section 7)."""
+    spec = SPECS[task]
+    if model.dynamic_condition == "paper" and task in ("OPD", "IPD"):
+        t, h, w = shape
+        given = condition_mask(task, (4 * t, 8 * h, 8 * w))
+        return reduce(given.to(torch.uint8), "(t ft) (h fh) (w fw) -> t h w", "max", ft=4, fh=8, fw=8).bool()
+    return _mask(spec.latent_region or spec.region, shape)
+
+
+def _mask(region: Region | None, shape: Shape) -> Tensor:
     return torch.zeros(shape, dtype=torch.bool) if region is None else region(shape).clone()
 
 
-def task_token(task: Task, inpainting_token: str = "inpainting") -> int:
-    """The task's (negative) token id; with `outpainting`, inpainting shares that task's token, as in the released
-    code.
+def task_token(task: Task, model: TransformerConfig) -> int:
+    """The task's (negative) token id (spec section 5). In the released code, inpainting shares outpainting's, and
+    MaskGIT-style latent masking has generation's.
     """
     token = SPECS[task].token
-    return OUTPAINTING if token == INPAINTING and inpainting_token == "outpainting" else token
+    if model.conditioning == "latent":
+        return GENERATION
+    return OUTPAINTING if token == INPAINTING and model.inpainting_token == "outpainting" else token

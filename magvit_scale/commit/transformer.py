@@ -1,4 +1,5 @@
-"""Bidirectional BERT-style transformer over [task][class][latents] (MAGVIT section 3.2; spec sections 5, 6).
+"""Bidirectional BERT-style transformer over [task][class][latents] (MAGVIT section 3.2; spec sections 5, 6); with
+`conditioning: prefix` over [task][class][condition][separator][latents] (spec section 7).
 
 Axes: b batch, n sequence or latent tokens, d hidden, v vocabulary. Vocabulary rows: codebook, classes, the `no class`
 row, then the special tokens, which are addressed by negative ids from the end.
@@ -62,7 +63,7 @@ class Layer(nn.Module):
 
 
 class CommitTransformer(nn.Module):
-    """Predicts every latent token from [task token][class token][latent tokens].
+    """Predicts every latent token from what stands ahead of the latents and the latents themselves.
 
     Args:
         config: `latent_shape`, `codebook_size` and `num_classes` must be filled in.
@@ -74,14 +75,26 @@ class CommitTransformer(nn.Module):
             raise Refusal(
                 "model.latent_shape, model.codebook_size and model.num_classes must be known to build the model"
             )
+        if (config.conditioning == "prefix") != (config.num_condition_tokens > 0):
+            raise Refusal(
+                f"model.num_condition_tokens={config.num_condition_tokens} with model.conditioning="
+                f"{config.conditioning}: expected a number above 0 for prefix and 0 for all others"
+            )
+        if config.conditioning == "prefix" and not config.multi_task:
+            raise Refusal(
+                "model.conditioning=prefix with model.multi_task=false: the separator would share its row with the "
+                "class token; set model.multi_task=true"
+            )
         self.config = config
         self.codebook_size, self.num_classes = config.codebook_size, config.num_classes
         self.latent_shape = config.latent_shape
-        self.num_prefix_tokens = 2 if config.multi_task else 1
+        self.num_latents, self.num_prefix_tokens = prod(config.latent_shape), 2 if config.multi_task else 1
+        separators = 1 if config.num_condition_tokens else 0
+        length = self.num_prefix_tokens + config.num_condition_tokens + separators + self.num_latents
         special = NUM_SPECIAL_TOKENS if config.multi_task else 1
         self.vocabulary = self.codebook_size + self.num_classes + 1 + special
         self.word = nn.Embedding(self.vocabulary, config.hidden_size)
-        self.position = nn.Embedding(self.num_prefix_tokens + prod(self.latent_shape), config.hidden_size)
+        self.position = nn.Embedding(length, config.hidden_size)
         self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
@@ -93,30 +106,49 @@ class CommitTransformer(nn.Module):
     def forward(self, sequence: Tensor) -> Tensor:
         """'b n' int64 ids (negative ids count from the vocabulary's end) -> 'b n v' logits."""
         rows = torch.where(sequence < 0, sequence + self.vocabulary, sequence)
-        x = self.dropout(self.embedding_norm(self.word(rows) + self.position.weight))
+        positions = self.position.weight[: sequence.shape[1]]
+        x = self.dropout(self.embedding_norm(self.word(rows) + positions))
         for layer in self.layers:
             x = layer(x)
         x = self.head_norm(F.gelu(self.head(x), approximate="tanh"))
         return F.linear(x, self.word.weight, self.head_bias)
 
-    def build_sequence(self, task_tokens: Tensor, labels: Tensor, latents: Tensor) -> Tensor:
-        """Puts the prefix before the latents.
+    def build_sequence(
+        self, task_tokens: Tensor, labels: Tensor, latents: Tensor, before: Tensor | None = None
+    ) -> Tensor:
+        """Puts what is told ahead of the latents.
 
         Args:
             task_tokens: 'b' negative ids; left out of the sequence by a single-task model.
             labels: 'b' class ids, or -1 for the `no class` row.
             latents: 'b n' ids.
+            before: 'b m' ids right before the latents, see `Condition.before`.
 
         Returns:
-            'b (prefix n)' int64.
+            'b (told n)' int64.
+
+        Raises:
+            Refusal: `before` is longer than in any task that the model was made for.
         """
         classes = self.codebook_size + torch.where(labels < 0, self.num_classes, labels)
         prefix = [task_tokens, classes] if self.config.multi_task else [classes]
-        return torch.cat([torch.stack(prefix, dim=1), latents], dim=1)
+        if before is not None and before.shape[1] > (
+            most := len(self.position.weight) - self.num_latents - len(prefix)
+        ):
+            raise Refusal(
+                f"{before.shape[1]} tokens of condition and separator before the latents, the transformer has room for "
+                f"{most}; train one with the largest model.num_condition_tokens of its tasks"
+            )
+        parts = [torch.stack(prefix, dim=1), *([] if before is None else [before]), latents]
+        return torch.cat(parts, dim=1)
+
+    def at_latents(self, logits: Tensor) -> Tensor:
+        """'b (told n) v' -> 'b n k' float32: over the codebook at the latent positions (spec section 6)."""
+        return logits[:, -self.num_latents :, : self.codebook_size].float()
 
     def latent_logits(self, sequence: Tensor) -> Tensor:
-        """'b (prefix n)' -> 'b n k' float32 logits over the codebook at the latent positions."""
-        return self(sequence)[:, self.num_prefix_tokens :, : self.codebook_size].float()
+        """'b (told n)' ids -> 'b n k' float32 logits over the codebook at the latent positions."""
+        return self.at_latents(self(sequence))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors."""

@@ -1,16 +1,18 @@
 """Cross-entropy of masked tokens on held-out clips, the same masks for every model and baseline."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from magvit_scale.commit.condition import build_prompt
 from magvit_scale.commit.losses import token_cross_entropy
-from magvit_scale.commit.masking import choose_masked, count_masked, mask_ratio
-from magvit_scale.commit.step import build_inputs
+from magvit_scale.commit.masking import assign, mask_ratio, mask_share
+from magvit_scale.commit.step import condition_of_batch
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import Task
 
@@ -20,14 +22,22 @@ def draw_validation_masks(num_clips: int, num_tokens: int, seed: int) -> Tensor:
     progress = (torch.arange(num_clips) + 0.5) / num_clips
     rng = np.random.Generator(np.random.Philox(key=seed))
     scores = torch.from_numpy(rng.random((num_clips, num_tokens)))
-    return choose_masked(scores, count_masked(mask_ratio(progress, "cosine", num_tokens), num_tokens, "floor"))
+    ratio = mask_ratio(progress, "cosine", num_tokens)
+    return mask_share(scores, ratio, torch.ones_like(scores, dtype=torch.bool), "floor")
 
 
 @torch.no_grad()
 def masked_cross_entropy(
-    model: CommitTransformer, tokens: Tensor, labels: Tensor, task: Task, is_masked: Tensor, batch_size: int = 64
+    model: CommitTransformer,
+    tokens: Tensor,
+    labels: Tensor,
+    task: Task,
+    is_masked: Tensor,
+    canvases: Sequence[str],
+    batch_size: int = 64,
 ) -> float:
-    """Mean nats over the masked tokens of all clips; dropout off.
+    """Mean nats over the masked tokens of all clips that the model does not take as given, NaN where that is none;
+    dropout off.
 
     Args:
         model: the transformer; its mode is put back.
@@ -35,21 +45,23 @@ def masked_cross_entropy(
         labels: 'b' int64.
         task: whose condition, token and class the model sees.
         is_masked: 'b n' bool.
+        canvases: names along the canvas axis.
         batch_size: clips per forward pass.
     """
     was_training = model.training
     model.eval()
     total, count = 0.0, 0
     for part in _parts(tokens, labels, is_masked, batch_size):
-        tasks = [task] * len(part.labels)
-        inputs = build_inputs(part.tokens, part.labels, tasks, part.is_masked, model.config.inpainting_token)
-        assignment, task_tokens, shown = inputs
-        logits = model.latent_logits(model.build_sequence(task_tokens, shown, assignment.inputs))
-        losses = token_cross_entropy(logits, rearrange(part.tokens[:, 0], "b t h w -> b (t h w)"))
-        total += losses[part.is_masked].sum().item()
-        count += int(part.is_masked.sum())
+        tasks, targets = [task] * len(part.labels), rearrange(part.tokens[:, 0], "b t h w -> b (t h w)")
+        condition = condition_of_batch(part.tokens, tasks, canvases, model.config)
+        assignment = assign(targets, condition, part.is_masked)
+        prompt = build_prompt(tasks, part.labels, model.config)
+        logits = model.latent_logits(model.build_sequence(*prompt, assignment.inputs, condition.before))
+        predicted = assignment.refine | assignment.mask
+        total += token_cross_entropy(logits, targets)[predicted].sum().item()
+        count += int(predicted.sum())
     model.train(was_training)
-    return total / count
+    return total / count if count else nan
 
 
 @dataclass(frozen=True)

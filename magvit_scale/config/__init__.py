@@ -7,6 +7,7 @@ from magvit_scale.config.commit import (
     Task,
     TrainCommitConfig,
     TransformerConfig,
+    read_schedule,
 )
 from magvit_scale.config.data import (
     ClipsConfig,
@@ -64,5 +65,6 @@ __all__ = [
     "load",
     "load_part",
     "parse",
+    "read_schedule",
     "refusals_end_the_program",
 ]

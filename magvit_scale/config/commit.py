@@ -1,12 +1,15 @@
 """Stage 2: tasks, transformer, COMMIT, decoding."""
 
+import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
+from magvit_scale.config.reading import Refusal
 from magvit_scale.config.training import OptimConfig, RunConfig
 
-Task = Literal["FP", "FI", "OPC", "OPV", "OPH", "OPD", "IPC", "IPD", "CG", "CFP"]
-TASKS: tuple[Task, ...] = get_args(Task)
+Task = Literal["FP", "FI", "OPC", "OPV", "OPH", "OPD", "IPC", "IPD", "CG", "CFP", "FP5"]
+TASKS: tuple[Task, ...] = ("FP", "FI", "OPC", "OPV", "OPH", "OPD", "IPC", "IPD", "CG", "CFP")
+"""The paper's ten. FP5 is Kinetics-600's frame prediction, from five frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,15 @@ class TransformerConfig:
     """A task token before the class token, and 16 special rows instead of 1."""
     inpainting_token: Literal["inpainting", "outpainting"] = "inpainting"
     """`outpainting`: inpainting shares its task token, as the released code does."""
+    conditioning: Literal["commit", "canvas", "latent", "prefix"] = "commit"
+    """How a condition is told: `commit` (MAGVIT), its canvas's tokens are shown where masked, and predicted too;
+    `canvas`, they stand there for good; `latent` (as MaskGIT), the true clip's tokens do; `prefix`, the canvas's tokens
+    are put before the latents."""
+    num_condition_tokens: int = 0
+    """Most condition tokens before the latents, for `conditioning: prefix` only; 0 takes it from the tasks."""
+    dynamic_condition: Literal["code", "paper"] = "code"
+    """Which latents OPD and IPD give: `code`, the pixels' rule at the latents' shape; `paper`, a latent whose 4x8x8
+    pixels hold any given one."""
     dropout: float = 0.1
 
 
@@ -71,5 +83,47 @@ class DecodingConfig:
     """Scale of the Gumbel noise on the confidences; falls linearly to 0."""
     sampling_temperature: float = 1.0
     """Divides the logits before sampling."""
-    schedule: Literal["cosine", "uniform", "exp", "log"] = "cosine"
+    top_k: int = 0
+    """Samples among so many likeliest codes; 0 takes all, 1 the likeliest without noise."""
+    top_p: float = 0.0
+    """Samples among the likeliest codes whose probabilities first add up to this; 0 takes all."""
+    schedule: str = "cosine"
+    """cosine, uniform, exp, log, pow<X> as pow2.5 (1 - r^X), or poly:<coefficients> as poly:-1.0,1.0 (of r, the highest
+    power first)."""
     guidance_scale: float = 0.0
+    """Classifier-free guidance: how far logits are moved away from those without task and class; 0 is off."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be decoded with."""
+        if self.num_steps < 1 or self.sampling_temperature <= 0:
+            raise Refusal(
+                f"decoding.num_steps={self.num_steps}, decoding.sampling_temperature={self.sampling_temperature}: "
+                "expected at least 1 step and a temperature above 0"
+            )
+        if self.top_k < 0 or not 0 <= self.top_p <= 1 or (self.top_k and self.top_p):
+            raise Refusal(
+                f"decoding.top_k={self.top_k}, decoding.top_p={self.top_p}: expected a count, or a share up to 1, and "
+                "not both; 0 switches off"
+            )
+        read_schedule(self.schedule)
+
+
+NUMBER = r"-?\d+(?:\.\d*)?"
+
+
+def read_schedule(schedule: str) -> tuple[str, tuple[float, ...]]:
+    """A mask schedule's kind and its numbers: (`pow`, X), (`poly`, coefficients), or a name without any (spec
+    section 8).
+
+    Raises:
+        Refusal: an unknown schedule.
+    """
+    found = re.fullmatch(rf"(cosine|uniform|exp|log)|(pow)(\d+(?:\.\d*)?)|(poly):({NUMBER}(?:,{NUMBER})*)", schedule)
+    if not found:
+        raise Refusal(
+            f"decoding.schedule={schedule}: expected cosine, uniform, exp, log, pow<X> as pow2.5, or "
+            "poly:<coefficients> as poly:-1.0,1.0"
+        )
+    name, power, exponent, polynomial, coefficients = found.groups()
+    numbers = (exponent or coefficients or "").split(",") if not name else []
+    return name or power or polynomial, tuple(map(float, numbers))

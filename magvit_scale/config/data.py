@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from magvit_scale.config.commit import TASKS, Task
+
 
 @dataclass(frozen=True, kw_only=True)
 class MovingShapesConfig:
@@ -86,6 +88,8 @@ class PrecomputeTokensConfig:
     clips: ClipsConfig
     output: str
     """Folder that receives one token shard per clip shard, and dataset.json."""
+    tasks: tuple[Task, ...] = TASKS
+    """Only the condition canvases of these are tokenized; a transformer trains on no other task with them."""
     views: int = 1
     """Augmentation views (window and flip) per video."""
     batch_size: int = 16

@@ -39,6 +39,7 @@ class EvaluateConfig:
     test_tokens: str
     clips: ClipsConfig
     """Held-out clips."""
+    tasks: tuple[Task, ...] = TASKS
     output: str
     """Folder that receives results.json and reconstructions.npz."""
     num_clips: int = 64

@@ -1,4 +1,4 @@
-"""Token shards, written and read: per video and augmentation view, tokens of the clip and of all condition clips.
+"""Token shards, written and read: per video and augmentation view, tokens of the clip and of its condition canvases.
 
     <folder>/tokens-000000.tar     plain WebDataset, one sample of packed arrays:
         tokens-000000.tokens.npy   uint16 '(n views canvases t h w)', canvas 0 is the clip itself (z)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from magvit_scale import report
-from magvit_scale.commit.tasks import CANVASES, SPECS
+from magvit_scale.commit.tasks import SPECS, canvases_of
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import TASKS, OptimConfig, TrainCommitConfig, TrainVQGANConfig, load
 from magvit_scale.data.shards import load_dataset
@@ -136,7 +136,7 @@ def test_exports_are_the_averaged_models_beside_the_unaveraged(road: Road) -> No
 def test_tokens_are_of_this_tokenizer_and_these_clips(road: Road, split: str, count: int) -> None:
     shards, clips = TokenShards.open(road.root / "tokens" / split), load_dataset(road.shards)
     assert (shards.num_clips, shards.views, shards.split) == (count, 2, split)
-    assert shards.canvases == ("z", *CANVASES)
+    assert shards.canvases == ("z", *canvases_of(TASKS))
     assert (shards.latent_shape, shards.codebook_size, shards.classes) == ((4, 8, 8), 32, clips.classes)
     assert (shards.tokenizer_hash, shards.clips_hash) == (hash_model(road.run_3d / "export"), clips.hash)
     assert list(shards.keys) == [sample.key for sample in clips.samples(split)]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from magvit_scale.commit.condition import build_condition
 from magvit_scale.commit.tasks import MASK_TOKEN, SPECS, condition_mask, task_token
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task, TransformerConfig, VQGANConfig
@@ -30,8 +31,13 @@ TRANSFORMER = TransformerConfig(
 
 @pytest.fixture(scope="module")
 def pipeline() -> MagvitPipeline:
+    return build()
+
+
+def build(**changes: object) -> MagvitPipeline:
     torch.manual_seed(0)
-    tokenizer, transformer = VQGAN(TOKENIZER).eval(), CommitTransformer(TRANSFORMER).eval()
+    config = replace(TRANSFORMER, **changes)  # type: ignore[arg-type]
+    tokenizer, transformer = VQGAN(TOKENIZER).eval(), CommitTransformer(config).eval()
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.5)  # fresh weights are nearly uniform: nothing would depend on anything
     return MagvitPipeline(tokenizer, transformer)
@@ -114,7 +120,7 @@ def test_the_transformer_starts_from_task_class_and_canvas(
     pipeline(task, condition=clip, labels=labels, decoding=FEW_STEPS)
     assert len(seen) == 3
     shown = [16 + 2, 16 + 0] if task in ("CG", "CFP") else [16 + 3, 16 + 3]
-    assert seen[0][:, 0].tolist() == [task_token(task)] * 2
+    assert seen[0][:, 0].tolist() == [task_token(task, TRANSFORMER)] * 2
     assert seen[0][:, 1].tolist() == shown
     expected = torch.full((2, 32), MASK_TOKEN)
     if task != "CG":
@@ -156,8 +162,9 @@ def test_guidance_moves_logits_away_from_those_without_a_condition(
     assert free[:, :2].tolist() == [[-3, 19], [-3, 19]]
     assert (free[:, 2:] == MASK_TOKEN).all()
     # At a scale s the distribution is p(given) * (p(given) / p(free))^s, up to normalisation.
-    condition = condition_mask("CFP", LATENT).reshape(1, 32).expand(2, 32)
-    guided = pipeline._logits("CFP", torch.tensor([0, 1]), condition, 1.5)(given[:, 2:], torch.ones_like(condition))
+    condition = build_condition(["CFP"] * 2, torch.zeros(2, 32, dtype=torch.int64), LATENT, TRANSFORMER)
+    everything = torch.ones_like(condition.where)
+    guided = pipeline._logits("CFP", torch.tensor([0, 1]), condition, 1.5)(given[:, 2:], everything)
     answers = [pipeline.transformer(sequence)[:, 2:, :16] for sequence in (given, free)]
     torch.testing.assert_close(guided, 2.5 * answers[0] - 1.5 * answers[1], rtol=1e-4, atol=1e-4)
 
@@ -206,3 +213,35 @@ def test_a_condition_of_another_size_is_refused(pipeline: MagvitPipeline) -> Non
 def test_labels_of_another_number_are_refused(pipeline: MagvitPipeline) -> None:
     with pytest.raises(Refusal, match="3 labels for 2 clips"):
         pipeline("CFP", condition=random_clip(2), labels=torch.tensor([0, 1, 2]), decoding=FEW_STEPS)
+
+
+@pytest.mark.parametrize(("conditioning", "size"), [("canvas", 0), ("latent", 0), ("prefix", 16)])
+def test_a_transformer_is_told_its_condition_as_it_was_in_training(
+    conditioning: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fixed in its place (the canvas's tokens, or the clip's own), or ahead of the latents."""
+    pipeline, clip = build(conditioning=conditioning, num_condition_tokens=size), random_clip()
+    seen = watch(pipeline, monkeypatch)
+    decoded = pipeline("OPV", condition=clip, decoding=FEW_STEPS).decoded
+    shown = clip if conditioning == "latent" else SPECS["OPV"].fill(clip)  # type: ignore[misc]
+    tokens, given = pipeline.tokenizer.tokenize(shown).flatten(1), condition_mask("OPV", LATENT).flatten()
+    assert len(seen) == 3
+    for sequence in seen:
+        if conditioning == "prefix":
+            assert torch.equal(sequence[:, 2:18], tokens[:, given])
+            assert sequence[:, 18].tolist() == [-2] * 2
+        else:
+            assert torch.equal(sequence[:, 2:][:, given], tokens[:, given])
+    start = torch.where(given & (conditioning != "prefix"), tokens, MASK_TOKEN)
+    assert torch.equal(seen[0][:, -32:], start)
+    assert seen[0][:, 0].tolist() == [-3 if conditioning == "latent" else -6] * 2
+    if conditioning != "prefix":
+        assert torch.equal(decoded.tokens[:, given], tokens[:, given])
+
+
+def test_five_frames_are_given_to_predict_the_rest() -> None:
+    pipeline = build(latent_shape=(4, 4, 4))
+    clip = torch.rand(1, 3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    other = torch.cat([clip[:, :, :5], 1 - clip[:, :, 5:]], dim=2)
+    first, second = (pipeline("FP5", condition=c, decoding=FEW_STEPS).decoded.tokens for c in (clip, other))
+    assert torch.equal(first, second)

@@ -11,12 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magvit_scale.commit.step import build_inputs, commit_step, draw_masked, draw_tasks
-from magvit_scale.commit.tasks import CANVASES, MASK_TOKEN, condition_mask
+from magvit_scale.commit.condition import build_prompt
+from magvit_scale.commit.masking import Assignment, assign
+from magvit_scale.commit.step import commit_step, condition_of_batch, draw_masked, draw_tasks
+from magvit_scale.commit.tasks import MASK_TOKEN, canvases_of, latent_mask
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import (
     TASKS,
     CommitLossConfig,
+    Refusal,
     RunConfig,
     Task,
     TrainCommitConfig,
@@ -25,6 +28,12 @@ from magvit_scale.config import (
 
 LATENT = (2, 4, 4)
 NUM_TOKENS = 32
+CANVASES = ("z", *canvases_of(TASKS))
+
+
+def every(batch: int, num_tokens: int = NUM_TOKENS) -> Tensor:
+    """All tokens may be masked."""
+    return torch.ones(batch, num_tokens, dtype=torch.bool)
 
 
 def config(seed: int = 0, **changes: object) -> TrainCommitConfig:
@@ -46,15 +55,15 @@ def config(seed: int = 0, **changes: object) -> TrainCommitConfig:
 @pytest.mark.parametrize("one_task_per_step", [True, False])
 def test_draws_are_functions_of_seed_step_and_position_alone(one_task_per_step: bool) -> None:
     now = config(one_task_per_step=one_task_per_step)
-    whole_tasks, whole_masks = draw_tasks(now, 7, [3, 11, 200]), draw_masked(now, 7, [3, 11, 200], NUM_TOKENS)
+    whole_tasks, whole_masks = draw_tasks(now, 7, [3, 11, 200]), draw_masked(now, 7, [3, 11, 200], every(3))
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
     draw_tasks(now, 1, [3])
-    draw_masked(now, 9, [11], NUM_TOKENS)
+    draw_masked(now, 9, [11], every(1))
     # Any split of the batch over ranks, in any order, draws the same.
     for row, position in ((2, 200), (0, 3), (1, 11)):
         assert draw_tasks(now, 7, [position]) == [whole_tasks[row]]
-        assert torch.equal(draw_masked(now, 7, [position], NUM_TOKENS)[0], whole_masks[row])
+        assert torch.equal(draw_masked(now, 7, [position], every(1))[0], whole_masks[row])
 
 
 @pytest.mark.parametrize("one_task_per_step", [True, False])
@@ -62,7 +71,7 @@ def test_draws_differ_between_positions_steps_and_seeds(one_task_per_step: bool)
     def draws(seed: int, step: int, first: int) -> tuple[list[Task], Tensor]:
         now, positions = config(seed, one_task_per_step=one_task_per_step), range(first, first + 64)
         tasks = [draw_tasks(now, step + i, [p])[0] for i, p in enumerate(positions)]
-        return tasks, draw_masked(now, step, positions, NUM_TOKENS)
+        return tasks, draw_masked(now, step, positions, every(64))
 
     tasks, masks = draws(0, 5, 1000)
     assert len({tuple(row.tolist()) for row in masks}) > 60
@@ -91,15 +100,15 @@ def test_a_task_per_sample_is_uniform_in_the_long_run() -> None:
 
 
 def test_the_masked_share_is_one_per_step_or_one_per_sample() -> None:
-    shared = draw_masked(config(), 3, range(16), 256).sum(1)
+    shared = draw_masked(config(), 3, range(16), every(16, 256)).sum(1)
     assert len(set(shared.tolist())) == 1
-    assert len({draw_masked(config(), step, [0], 256).sum().item() for step in range(16)}) > 8
-    own = draw_masked(config(one_task_per_step=False), 3, range(16), 256).sum(1)
+    assert len({draw_masked(config(), step, [0], every(1, 256)).sum().item() for step in range(16)}) > 8
+    own = draw_masked(config(one_task_per_step=False), 3, range(16), every(16, 256)).sum(1)
     assert len(set(own.tolist())) > 8
 
 
 def test_masked_shares_follow_the_cosine_of_a_uniform_draw() -> None:
-    shares = draw_masked(config(one_task_per_step=False), 0, range(2000), 64).double().mean(1)
+    shares = draw_masked(config(one_task_per_step=False), 0, range(2000), every(2000, 64)).double().mean(1)
     # E cos(pi u / 2) = 2 / pi; the floor takes half a token of 64 on average.
     assert shares.mean().item() == pytest.approx(2 / np.pi - 0.5 / 64, abs=0.03)
     assert shares.min() == 1 / 64
@@ -108,38 +117,67 @@ def test_masked_shares_follow_the_cosine_of_a_uniform_draw() -> None:
 
 def test_ceil_masks_one_more_than_floor_wherever_the_share_is_no_whole_number() -> None:
     floor, ceil = (
-        draw_masked(config(one_task_per_step=False, mask_count=rounding), 0, range(50), NUM_TOKENS).sum(1)
+        draw_masked(config(one_task_per_step=False, mask_count=rounding), 0, range(50), every(50)).sum(1)
         for rounding in ("floor", "ceil")
     )
     assert set((ceil - floor).tolist()) <= {0, 1}  # 0: a share below one token
     assert ((ceil - floor) == 1).sum() > 40
 
 
+def test_a_fixed_condition_is_never_masked_and_the_share_is_of_the_rest() -> None:
+    now = config(one_task_per_step=False)
+    is_maskable = torch.arange(64).expand(200, 64) >= 16
+    rest, whole = draw_masked(now, 0, range(200), is_maskable), draw_masked(now, 0, range(200), every(200, 64))
+    assert not rest[:, :16].any()
+    ratio = whole.sum(1) / 64
+    assert ((rest.sum(1) - 48 * ratio).abs() <= 1).all()
+
+
 def shard(batch: int) -> Tensor:
     """Tokens 'b canvases t h w' that say which canvas they are of: 0 for the clip, then 1, 2, ..."""
-    canvases = torch.arange(1 + len(CANVASES)).reshape(1, -1, 1, 1, 1)
+    canvases = torch.arange(len(CANVASES)).reshape(1, -1, 1, 1, 1)
     return canvases.expand(batch, -1, *LATENT).clone()
 
 
-def test_inputs_take_the_tasks_own_canvas_token_and_class() -> None:
-    labels = torch.arange(len(TASKS)) % 3
-    everything = torch.ones(len(TASKS), NUM_TOKENS, dtype=torch.bool)
-    assignment, task_tokens, shown = build_inputs(shard(len(TASKS)), labels, TASKS, everything, "inpainting")
+def inputs_of(tasks: Sequence[Task], is_masked: Tensor, **changes: object) -> Assignment:
+    model, tokens = TransformerConfig(**changes), shard(len(tasks))  # type: ignore[arg-type]
+    return assign(tokens[:, 0].flatten(1), condition_of_batch(tokens, tasks, CANVASES, model), is_masked)
+
+
+@pytest.mark.parametrize("conditioning", ["commit", "canvas", "latent", "prefix"])
+def test_inputs_take_the_tasks_own_canvas(conditioning: str) -> None:
+    assignment = inputs_of(TASKS, every(len(TASKS)), conditioning=conditioning) if conditioning != "prefix" else None
     for row, task in enumerate(TASKS):
-        canvas = 0 if task == "CG" else 1 + CANVASES.index("FP" if task == "CFP" else task)
-        expected = torch.where(condition_mask(task, LATENT).flatten(), canvas, MASK_TOKEN)
-        assert torch.equal(assignment.inputs[row], expected), task
+        canvas = 0 if task == "CG" or conditioning == "latent" else CANVASES.index("FP" if task == "CFP" else task)
+        given = latent_mask(task, LATENT, TransformerConfig()).flatten()
+        if assignment:
+            assert torch.equal(assignment.inputs[row], torch.where(given, canvas, MASK_TOKEN)), task
+            continue
+        condition = condition_of_batch(shard(2), [task] * 2, CANVASES, TransformerConfig(conditioning="prefix"))
+        expected = [] if task == "CG" else [canvas] * int(given.sum()) + [-2]
+        assert condition.before.tolist() == [expected] * 2, task
+        assert not condition.where.any()
+        assert not condition.is_fixed.any()
+
+
+def test_conditions_of_two_lengths_do_not_stand_before_one_batch() -> None:
+    with pytest.raises(Refusal, match=r"\[8, 16\] condition tokens; set one_task_per_step=true"):
+        condition_of_batch(shard(2), ["OPC", "OPV"], CANVASES, TransformerConfig(conditioning="prefix"))
+
+
+def test_a_task_has_its_token_and_shows_the_class_where_it_is_of_one() -> None:
+    labels = torch.arange(len(TASKS)) % 3
+    task_tokens, shown = build_prompt(TASKS, labels, TransformerConfig())
     assert dict(zip(TASKS, shown.tolist(), strict=True)) == {
         task: labels[row].item() if task in ("CG", "CFP") else -1 for row, task in enumerate(TASKS)
     }
     assert dict(zip(TASKS, task_tokens.tolist(), strict=True))["IPC"] == -7
-    _, shared, _ = build_inputs(shard(1), labels[:1], ["IPC"], everything[:1], "outpainting")
+    shared, _ = build_prompt(["IPC"], labels[:1], TransformerConfig(inpainting_token="outpainting"))
     assert shared.tolist() == [-6]
 
 
 def test_tokens_that_are_not_masked_are_shown() -> None:
-    nothing = torch.zeros(2, NUM_TOKENS, dtype=torch.bool)
-    assignment, _, _ = build_inputs(shard(2), torch.tensor([0, 1]), ["OPC", "FP"], nothing, "inpainting")
+    assignment = inputs_of(["OPC", "FP"], ~every(2))
     assert not assignment.inputs.any()
     assert assignment.reconstruct.all()
 
@@ -172,7 +210,7 @@ def accept(values: Mapping[str, Tensor]) -> None:
 
 def random_batch(positions: Sequence[int]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, 20, (len(positions), 1 + len(CANVASES), *LATENT), generator=generator)
+    tokens = torch.randint(0, 20, (len(positions), len(CANVASES), *LATENT), generator=generator)
     labels = torch.randint(0, 3, (len(positions),), generator=generator)
     return {"tokens": tokens, "label": labels, "position": torch.tensor(positions)}
 
@@ -190,12 +228,14 @@ def test_a_step_is_the_plain_update(one_task_per_step: bool) -> None:
     )
     batch, engine = random_batch([40, 41, 42, 43]), Engine(build(now))
     plain = copy.deepcopy(engine.module)
-    metrics = commit_step(engine, batch, 10, now, accept)
+    metrics = commit_step(engine, batch, 10, now, CANVASES, accept)
 
     tasks = draw_tasks(now, 10, [40, 41, 42, 43])
-    is_masked = draw_masked(now, 10, [40, 41, 42, 43], NUM_TOKENS)
-    parts, task_tokens, shown = build_inputs(batch["tokens"], batch["label"], tasks, is_masked, "inpainting")
-    logits = plain(plain.build_sequence(task_tokens, shown, parts.inputs))[:, 2:, :20]
+    is_masked = draw_masked(now, 10, [40, 41, 42, 43], every(4))
+    condition = condition_of_batch(batch["tokens"], tasks, CANVASES, now.model)
+    parts = assign(batch["tokens"][:, 0].flatten(1), condition, is_masked)
+    prompt = build_prompt(tasks, batch["label"], now.model)
+    logits = plain(plain.build_sequence(*prompt, parts.inputs))[:, 2:, :20]
     targets = batch["tokens"][:, 0].flatten(1)
     losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", label_smoothing=0.1)
     weights = 2.0 * parts.refine + 1.0 * parts.mask + 0.5 * parts.reconstruct
@@ -223,7 +263,9 @@ def test_targets_are_the_clips_tokens_at_every_position() -> None:
             parameter.zero_()
         engine.module.head_bias[:20] = torch.linspace(-1, 1, 20)
     expected = F.cross_entropy(torch.linspace(-1, 1, 20).expand(64, 20), batch["tokens"][:, 0].flatten())
-    assert commit_step(engine, batch, 0, now, accept)["loss/total"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert commit_step(engine, batch, 0, now, CANVASES, accept)["loss/total"].item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
 
 
 def test_the_guard_stops_before_the_optimiser() -> None:
@@ -237,5 +279,24 @@ def test_the_guard_stops_before_the_optimiser() -> None:
             raise FloatingPointError("not finite")
 
     with pytest.raises(FloatingPointError):
-        commit_step(engine, random_batch([0, 1]), 0, now, refuse)
+        commit_step(engine, random_batch([0, 1]), 0, now, CANVASES, refuse)
     assert engine.calls == ["forward"]
+
+
+@pytest.mark.parametrize("conditioning", ["canvas", "latent", "prefix"])
+def test_a_step_of_the_other_conditionings(conditioning: str) -> None:
+    """The baselines of MAGVIT's table 10: a condition that is fixed, or put before the latents, costs nothing."""
+    now = config(tasks=("OPV",), loss=CommitLossConfig(label_smoothing=0.0))
+    size = 16 if conditioning == "prefix" else 0
+    now = replace(now, model=replace(now.model, conditioning=conditioning, num_condition_tokens=size))
+    batch, engine = random_batch([40, 41]), Engine(build(now))
+    plain = copy.deepcopy(engine.module)
+    metrics = commit_step(engine, batch, 3, now, CANVASES, accept)
+    condition = condition_of_batch(batch["tokens"], ["OPV"] * 2, CANVASES, now.model)
+    parts = assign(batch["tokens"][:, 0].flatten(1), condition, draw_masked(now, 3, [40, 41], ~condition.is_fixed))
+    prompt = build_prompt(["OPV"] * 2, batch["label"], now.model)
+    logits = plain.latent_logits(plain.build_sequence(*prompt, parts.inputs, condition.before))
+    losses = F.cross_entropy(logits.transpose(1, 2), batch["tokens"][:, 0].flatten(1), reduction="none")
+    asked = torch.ones(2, NUM_TOKENS, dtype=torch.bool) if size else ~latent_mask("OPV", LATENT, now.model).flatten()
+    assert metrics["loss/refine"].item() == 0
+    assert metrics["loss/total"].item() == pytest.approx(losses[asked.expand(2, -1)].mean().item(), rel=1e-5)

@@ -1,37 +1,34 @@
-"""The ten tasks against plain numpy versions of their definitions (spec section 7) and the official arrays."""
+"""The tasks against plain numpy versions of their definitions (spec section 7)."""
+
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
 from magvit_scale.commit.tasks import (
-    CANVAS_OF_TASK,
-    CANVASES,
     MASK_TOKEN,
     NUM_SPECIAL_TOKENS,
+    SEPARATOR,
     SPECS,
+    canvas_index,
+    canvas_of,
+    canvases_of,
     condition_canvases,
     condition_mask,
+    latent_mask,
     task_token,
 )
-from magvit_scale.config import TASKS, Task
+from magvit_scale.config import TASKS, Refusal, Task, TransformerConfig
 
 LATENT = (4, 16, 16)
 STARTS = {
     64: [0, 2, 4, 6, 9, 11, 13, 15, 17, 19, 21, 23, 26, 28, 30, 32],
     128: [0, 4, 9, 13, 17, 21, 26, 30, 34, 38, 43, 47, 51, 55, 60, 64],
 }
-OFFICIAL_NAMES: dict[Task, str] = {
-    "FP": "frame_prediction",
-    "FI": "frame_interpolation",
-    "OPC": "outpainting_c",
-    "OPV": "outpainting_v",
-    "OPH": "outpainting_h",
-    "OPD": "outpainting_dv",
-    "IPC": "inpainting_c",
-    "IPD": "inpainting_dv",
-    "CFP": "x_frame_prediction_class",
-}
+ALL: tuple[Task, ...] = (*TASKS, "FP5")
+CANVASES = canvases_of(ALL)
+PLAIN = TransformerConfig()
 
 
 def plain_mask(task: Task, shape: tuple[int, int, int]) -> np.ndarray:
@@ -52,6 +49,7 @@ def plain_mask(task: Task, shape: tuple[int, int, int]) -> np.ndarray:
         "IPD": ~(middle_rows & moving),
         "CG": np.array(False),
         "CFP": frame == 0,
+        "FP5": frame < 5,
     }
     return np.broadcast_to(conditions[task], shape)
 
@@ -64,6 +62,8 @@ def plain_canvas(task: Task, clip: np.ndarray) -> np.ndarray:
     match task:
         case "FP":
             return np.repeat(clip[:1], t, axis=0)
+        case "FP5":
+            return clip[np.minimum(np.arange(t), 4)]
         case "FI":
             middle = [clip[0] + (clip[-1] - clip[0]) * k / (t - 1) for k in range(1, t - 1)]
             return np.stack([clip[0], *middle, clip[-1]])
@@ -97,23 +97,35 @@ def frames_last(clips: torch.Tensor) -> np.ndarray:
         ("IPD", 768),
         ("CG", 0),
         ("CFP", 256),
+        ("FP5", 512),
     ],
 )
 def test_latent_condition_counts_are_the_papers(task: Task, count: int) -> None:
-    mask = condition_mask(task, LATENT)
+    mask = latent_mask(task, LATENT, PLAIN)
     assert mask.dtype == torch.bool
     assert mask.shape == LATENT
     assert mask.sum().item() == count
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ALL)
+@pytest.mark.parametrize("size_px", [64, 128])
+def test_the_papers_dynamic_conditions_are_latents_of_any_given_pixel(task: Task, size_px: int) -> None:
+    """And all other tasks' conditions are so in the released code too."""
+    factor = size_px // 16
+    given = plain_mask(task, (16, size_px, size_px)).reshape(4, 4, 16, factor, 16, factor).any(axis=(1, 3, 5))
+    paper = latent_mask(task, LATENT, TransformerConfig(dynamic_condition="paper")).numpy()
+    np.testing.assert_array_equal(paper, given)
+    assert paper.sum() == {"OPD": 640, "IPD": 832}.get(task, latent_mask(task, LATENT, PLAIN).sum().item())
+
+
+@pytest.mark.parametrize("task", ALL)
 @pytest.mark.parametrize("shape", [LATENT, (2, 8, 8), (16, 64, 64), (8, 16, 24)])
 def test_masks_are_the_definitions(task: Task, shape: tuple[int, int, int]) -> None:
     np.testing.assert_array_equal(condition_mask(task, shape).numpy(), plain_mask(task, shape))
 
 
 def test_the_moving_strip_of_latents_starts_at_the_official_columns() -> None:
-    mask = condition_mask("OPD", LATENT)
+    mask = latent_mask("OPD", LATENT, PLAIN)
     starts = mask[:, 0].int().argmax(1).tolist()
     assert starts == [0, 3, 5, 8]
     assert mask[:, 0].sum(1).tolist() == [8] * 4
@@ -163,22 +175,39 @@ def test_a_canvas_depends_on_given_pixels_only(task: Task) -> None:
 
 def test_canvases_come_after_the_clip_in_their_order() -> None:
     clip = random_clip(2, 3, 8, 16, 16)
-    canvases = condition_canvases(clip)
-    assert canvases.shape == (2, 1 + len(CANVASES), 3, 8, 16, 16)
+    canvases = condition_canvases(clip, CANVASES)
+    assert canvases.shape == (2, 10, 3, 8, 16, 16)
     assert torch.equal(canvases[:, 0], clip)
     for index, task in enumerate(CANVASES, start=1):
         assert torch.equal(canvases[:, index], SPECS[task].fill(clip))  # type: ignore[misc]
 
 
 def test_class_conditional_prediction_shares_its_canvas_and_generation_has_none() -> None:
-    assert set(SPECS) == set(TASKS)
-    assert set(CANVASES) == set(TASKS) - {"CG", "CFP"}
-    assert {task: CANVAS_OF_TASK.get(task) for task in ("CFP", "CG", "OPD")} == {"CFP": "FP", "CG": None, "OPD": "OPD"}
-    assert {task for task in TASKS if SPECS[task].is_class_conditional} == {"CG", "CFP"}
+    assert set(SPECS) == set(ALL) == set(get_args(Task))
+    assert canvases_of(TASKS) == ("FP", "FI", "OPC", "OPV", "OPH", "OPD", "IPC", "IPD")
+    assert {task: canvas_of(task) for task in ("CFP", "CG", "OPD")} == {"CFP": "FP", "CG": None, "OPD": "OPD"}
+    assert {task for task in ALL if SPECS[task].is_class_conditional} == {"CG", "CFP"}
+
+
+def test_only_the_canvases_that_tasks_need_are_named_once_and_in_one_order() -> None:
+    assert canvases_of(["CG"]) == ()
+    assert canvases_of(["IPD", "CFP", "CG", "FP", "IPD"]) == ("FP", "IPD")
+    assert condition_canvases(random_clip(2, 3, 8, 16, 16), ()).shape[1] == 1
+
+
+def test_a_canvas_is_found_by_name_or_refused() -> None:
+    held = ("z", "FI", "FP")
+    assert [canvas_index(task, held, PLAIN) for task in ("CG", "CFP", "FI")] == [0, 2, 1]
+    with pytest.raises(
+        Refusal, match=r"OPC needs .* canvas OPC, .* hold z, FI, FP; run magvit precompute-tokens"
+    ) as no:
+        canvas_index("OPC", held, PLAIN)
+    assert "\n" not in str(no.value)
+    assert canvas_index("OPC", held, TransformerConfig(conditioning="latent")) == 0  # the clip's own tokens
 
 
 def test_tokens_are_the_official_ones() -> None:
-    assert (MASK_TOKEN, NUM_SPECIAL_TOKENS) == (-1, 16)
+    assert (MASK_TOKEN, SEPARATOR, NUM_SPECIAL_TOKENS) == (-1, -2, 16)
     expected = {
         "FP": -4,
         "FI": -5,
@@ -190,28 +219,12 @@ def test_tokens_are_the_official_ones() -> None:
         "IPD": -7,
         "CG": -3,
         "CFP": -4,
+        "FP5": -4,
     }
-    assert {task: task_token(task) for task in TASKS} == expected
+    assert {task: task_token(task, PLAIN) for task in ALL} == expected
     shared = expected | {"IPC": -6, "IPD": -6}
-    assert {task: task_token(task, "outpainting") for task in TASKS} == shared
-
-
-def test_masks_are_the_official_ones(golden) -> None:
-    official = golden("task_masks.npz")
-    for task, name in OFFICIAL_NAMES.items():
-        for size in ("ucf", "bair", "tiny"):
-            for kind in ("video_mask", "latent_mask"):
-                expected = official[f"{size}/{name}/{kind}"]
-                found = condition_mask(task, expected.shape).numpy()
-                np.testing.assert_array_equal(found, expected, err_msg=f"{task} {size} {kind}")
-
-
-def test_canvases_are_the_official_ones(golden) -> None:
-    official = golden("task_cond_video_tiny.npz")
-    clip = torch.from_numpy(official["video"]).permute(0, 4, 1, 2, 3)
-    for task in CANVASES:
-        found = frames_last(SPECS[task].fill(clip))  # type: ignore[misc]
-        np.testing.assert_allclose(found, official[OFFICIAL_NAMES[task]], rtol=0, atol=1e-6, err_msg=task)
+    assert {task: task_token(task, TransformerConfig(inpainting_token="outpainting")) for task in ALL} == shared
+    assert {task_token(task, TransformerConfig(conditioning="latent")) for task in ALL} == {-3}
 
 
 def test_the_middle_is_half_of_every_even_side() -> None:

@@ -2,15 +2,13 @@
 
 from math import sqrt
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from magvit_scale.commit.masking import assign, choose_masked, count_masked
-from magvit_scale.commit.tasks import MASK_TOKEN, condition_mask, task_token
+from magvit_scale.commit.tasks import MASK_TOKEN
 from magvit_scale.commit.transformer import CommitTransformer, Layer, decayed_parameters
-from magvit_scale.config import Refusal, Task, TransformerConfig
+from magvit_scale.config import Refusal, TransformerConfig
 
 BASE = {"num_layers": 12, "hidden_size": 768, "mlp_dim": 3072, "num_heads": 12}
 LARGE = {"num_layers": 24, "hidden_size": 1024, "mlp_dim": 4096, "num_heads": 16}
@@ -216,29 +214,43 @@ def test_only_kernels_of_linear_layers_decay() -> None:
     assert len(decayed) + len(others) == len(names)
 
 
+def prefix_model(most: int = 4) -> CommitTransformer:
+    return build(tiny(conditioning="prefix", num_condition_tokens=most))
+
+
+def test_condition_tokens_stand_before_the_latents() -> None:
+    model, latents, before = prefix_model(), torch.arange(24).reshape(2, 12), torch.tensor([[7, 8, 9, -2]] * 2)
+    sequence = model.build_sequence(torch.tensor([-4, -7]), torch.tensor([2, -1]), latents, before)
+    assert sequence[1].tolist() == [-7, 13, 7, 8, 9, -2, *range(12, 24)]
+    assert model.position.num_embeddings == 2 + 4 + 1 + 12
+    assert model.vocabulary == build(tiny()).vocabulary
+
+
+@torch.no_grad()
+def test_latents_are_the_last_positions_however_many_condition_tokens_there_are() -> None:
+    model, latents = prefix_model(), torch.arange(12)[None] % 10
+    for size in (0, 3, 5):
+        before = torch.full((1, size), -2)
+        sequence = model.build_sequence(torch.tensor([-4]), torch.tensor([0]), latents, before)
+        assert torch.equal(model.latent_logits(sequence), model(sequence)[:, 2 + size :, :10])
+
+
+def test_more_condition_tokens_than_there_is_room_for_are_refused() -> None:
+    with pytest.raises(Refusal, match=r"6 tokens .* room for 5; .*num_condition_tokens"):
+        prefix_model().build_sequence(
+            torch.tensor([-4]), torch.tensor([0]), torch.zeros(1, 12, dtype=torch.int64), torch.full((1, 6), -2)
+        )
+
+
 @pytest.mark.parametrize(
-    ("task", "name", "num_classes", "multi_task"),
+    ("changes", "words"),
     [
-        ("CG", "full_generation", 101, False),
-        ("CFP", "x_frame_prediction_class", 101, True),
-        ("FP", "frame_prediction", 0, True),
-        ("IPC", "inpainting_c", 0, True),
-        ("OPD", "outpainting_dv", 0, True),
+        ({"num_condition_tokens": 3}, "num_condition_tokens=3 .*=commit"),
+        ({"conditioning": "prefix"}, "num_condition_tokens=0 .*=prefix"),
+        ({"conditioning": "prefix", "num_condition_tokens": 3, "multi_task": False}, "multi_task=true"),
     ],
 )
-def test_sequences_are_the_official_ones(golden, task: Task, name: str, num_classes: int, multi_task: bool) -> None:
-    official = golden("task_tokens.npz")
-    latents, canvas, score = (
-        torch.from_numpy(official[key]).reshape(2, 1024) for key in ("inputs", "cond_inputs", "generate/mask_score")
-    )
-    count = count_masked(torch.full((2,), float(official["generate/mask_ratio"][0])), 1024, "floor")
-    condition = condition_mask(task, (4, 16, 16)).reshape(1, 1024)
-    parts = assign(latents.long(), canvas.long(), condition, choose_masked(score, count))
-    with torch.device("meta"):
-        model = CommitTransformer(
-            tiny(latent_shape=(4, 16, 16), codebook_size=64, num_classes=num_classes, multi_task=multi_task)
-        )
-    labels = torch.from_numpy(official["label"]).long()[:, 0] if num_classes else torch.tensor([-1, -1])
-    token = task_token(task, "outpainting")  # the released code's choice
-    sequence = model.build_sequence(torch.tensor([token, token]), labels, parts.inputs)
-    np.testing.assert_array_equal(sequence.numpy(), official[f"{name}/generate/masked_inputs"])
+def test_a_prefix_that_contradicts_itself_is_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(Refusal, match=words) as refusal:
+        CommitTransformer(tiny(**changes))
+    assert "\n" not in str(refusal.value)

@@ -6,16 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from magvit_scale.commit.step import build_inputs
-from magvit_scale.commit.tasks import CANVASES
+from magvit_scale.commit.condition import build_prompt
+from magvit_scale.commit.masking import assign
+from magvit_scale.commit.step import condition_of_batch
+from magvit_scale.commit.tasks import canvases_of
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.commit.validation import draw_validation_masks, masked_cross_entropy
-from magvit_scale.config import TransformerConfig
+from magvit_scale.config import TASKS, Refusal, TransformerConfig
 
 LATENT = (2, 4, 4)
+CANVASES = ("z", *canvases_of(TASKS))
 
 
-def build() -> CommitTransformer:
+def build(**changes: object) -> CommitTransformer:
     torch.manual_seed(0)
     model = CommitTransformer(
         TransformerConfig(
@@ -27,6 +30,7 @@ def build() -> CommitTransformer:
             codebook_size=20,
             num_classes=3,
             dropout=0.5,
+            **changes,  # type: ignore[arg-type]
         )
     )
     for parameter in model.parameters():
@@ -36,7 +40,7 @@ def build() -> CommitTransformer:
 
 def example() -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, 20, (5, 1 + len(CANVASES), *LATENT), generator=generator)
+    tokens = torch.randint(0, 20, (5, len(CANVASES), *LATENT), generator=generator)
     return tokens, torch.arange(5) % 3, draw_validation_masks(5, 32, seed=0)
 
 
@@ -53,14 +57,16 @@ def test_masks_cover_the_schedule_and_depend_on_the_seed_alone() -> None:
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
 def test_cross_entropy_is_the_mean_over_masked_tokens_for_any_batch_size(batch_size: int) -> None:
     model, (tokens, labels, is_masked) = build().train(), example()
-    found = masked_cross_entropy(model, tokens, labels, "CFP", is_masked, batch_size)
+    found = masked_cross_entropy(model, tokens, labels, "CFP", is_masked, CANVASES, batch_size)
     assert model.training  # its mode is put back; dropout of a half was off, or this would not repeat
     model.eval()
-    parts, task_tokens, shown = build_inputs(tokens, labels, ["CFP"] * 5, is_masked, "inpainting")
-    log_p = model.latent_logits(model.build_sequence(task_tokens, shown, parts.inputs)).double().log_softmax(-1)
+    condition = condition_of_batch(tokens, ["CFP"] * 5, CANVASES, model.config)
+    inputs = assign(tokens[:, 0].flatten(1), condition, is_masked).inputs
+    sequence = model.build_sequence(*build_prompt(["CFP"] * 5, labels, model.config), inputs)
+    log_p = model.latent_logits(sequence).double().log_softmax(-1)
     losses = -log_p.gather(2, tokens[:, 0].flatten(1)[..., None])[..., 0]
     assert found == pytest.approx(losses[is_masked].mean().item(), rel=1e-5)
-    masked_cross_entropy(model, tokens, labels, "CFP", is_masked, batch_size)
+    masked_cross_entropy(model, tokens, labels, "CFP", is_masked, CANVASES, batch_size)
     assert not model.training
 
 
@@ -69,4 +75,23 @@ def test_a_model_that_knows_nothing_pays_the_logarithm_of_the_codebook() -> None
     with torch.no_grad():
         model.word.weight.zero_()
         model.head_bias.zero_()
-    assert masked_cross_entropy(model, tokens, labels, "CG", is_masked) == pytest.approx(math.log(20), rel=1e-6)
+    assert masked_cross_entropy(model, tokens, labels, "CG", is_masked, CANVASES) == pytest.approx(
+        math.log(20), rel=1e-6
+    )
+
+
+@torch.no_grad()
+def test_what_a_model_takes_as_given_costs_nothing() -> None:
+    """A fixed canvas: only the other half of the masked tokens is asked for, and nothing of a clip given whole."""
+    model, (tokens, labels, is_masked) = build(conditioning="canvas"), example()
+    found = masked_cross_entropy(model, tokens, labels, "OPV", is_masked, CANVASES)
+    given = condition_of_batch(tokens, ["OPV"] * 5, CANVASES, model.config).is_fixed
+    assert found == masked_cross_entropy(model, tokens, labels, "OPV", is_masked & ~given, CANVASES)
+    assert math.isnan(masked_cross_entropy(model, tokens, labels, "FI", is_masked, CANVASES))
+
+
+def test_a_task_whose_canvas_is_not_there_is_refused() -> None:
+    model, (tokens, labels, is_masked) = build(), example()
+    with pytest.raises(Refusal, match=r"task OPC needs .* hold z; run magvit precompute-tokens"):
+        masked_cross_entropy(model, tokens[:, :1], labels, "OPC", is_masked, ["z"])
+    masked_cross_entropy(model, tokens[:, :1], labels, "CG", is_masked, ["z"])
