@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from magvit_scale.commit.condition import count_condition_tokens
+from magvit_scale.commit.condition import room_for_conditions
 from magvit_scale.commit.step import commit_step
 from magvit_scale.commit.tasks import canvas_index
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains; see the module's text. Collective: every rank must call."""
     given = parse(TrainCommitConfig, argv)
     ranks = distributed.start()
-    shards = open_shards(given.tokens, given.tokenizer)
+    shards = open_shards(given.tokens, given)
+    if given.validation_tokens:
+        open_shards(given.validation_tokens, given)
     config = replace(given, model=resolve_model(given, shards))
     torch.manual_seed(config.run.seed)
     model = CommitTransformer(config.model)
@@ -77,54 +79,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     distributed.stop()
 
 
-def open_shards(folder: str, tokenizer: str) -> TokenShards:
-    """Token shards, checked to be of this tokenizer."""
+def open_shards(folder: str, config: TrainCommitConfig) -> TokenShards:
+    """Token shards, checked to be of this tokenizer and to hold what the tasks need."""
     shards = TokenShards.open(folder)
-    if (expected := hash_model(tokenizer)) != shards.tokenizer_hash:
+    if (expected := hash_model(config.tokenizer)) != shards.tokenizer_hash:
         raise Refusal(
-            f"{folder} was written by tokenizer {shards.tokenizer_hash[:12]}, {tokenizer} is {expected[:12]}; "
+            f"{folder} was written by tokenizer {shards.tokenizer_hash[:12]}, {config.tokenizer} is {expected[:12]}; "
             "run magvit precompute-tokens again"
         )
+    for task in config.tasks:
+        canvas_index(task, shards.canvases, config.model)
     return shards
 
 
 def resolve_model(config: TrainCommitConfig, shards: TokenShards) -> TransformerConfig:
-    """Fills what token shards and tasks decide, and refuses a config that says otherwise or cannot be trained with
-    them.
-    """
-    model = config.model
+    """Fills what token shards and tasks decide, and refuses a config that says otherwise."""
     decided: dict[str, Any] = {
         "latent_shape": shards.latent_shape,
         "codebook_size": shards.codebook_size,
         "num_classes": shards.num_classes,
     }
     for name, value in decided.items():
-        if (wanted := getattr(model, name)) not in (None, value):
+        if (wanted := getattr(config.model, name)) not in (None, value):
             raise Refusal(f"model.{name}={wanted}, the token shards have {value}; change it or leave it out")
-    for task in config.tasks:
-        canvas_index(task, shards.canvases, model)
-    return replace(model, **decided, num_condition_tokens=resolve_condition_tokens(config, shards))
-
-
-def resolve_condition_tokens(config: TrainCommitConfig, shards: TokenShards) -> int:
-    """The most condition tokens that a task shows before the latents."""
-    model = config.model
-    if model.conditioning != "prefix" or model.num_condition_tokens:
-        return model.num_condition_tokens
-    counts = count_condition_tokens(config.tasks, shards.latent_shape, model)
-    if len(set(counts)) > 1 and not config.one_task_per_step:
-        raise Refusal(
-            f"model.conditioning=prefix with tasks of {sorted(set(counts))} condition tokens and a task per sample: "
-            "a batch needs one length; set one_task_per_step=true"
-        )
-    return max(counts)
+    return replace(config.model, **decided, num_condition_tokens=room_for_conditions(config, shards.latent_shape))
 
 
 def show_samples(config: TrainCommitConfig, model: CommitTransformer, tracker: Tracker, step: int) -> None:
     """Held-out cross-entropy of every task, and generated clips, in TensorBoard."""
     if config.validation_tokens is None:
         return
-    shards = open_shards(config.validation_tokens, config.tokenizer)
+    shards = open_shards(config.validation_tokens, config)
     count = min(NUM_VALIDATION_CLIPS, shards.num_clips)
     tokens, labels = shards.batch(range(count), [0] * count)
     is_masked = draw_validation_masks(count, tokens[0, 0].numel(), config.run.seed)

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from magvit_scale.commit.tasks import MASK_TOKEN, SEPARATOR, SPECS, Shape, latent_mask, task_token
-from magvit_scale.config import Refusal, Task, TransformerConfig
+from magvit_scale.config import Refusal, Task, TrainCommitConfig, TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,25 @@ def _put_before(tokens: Tensor, given: Tensor) -> Tensor:
     return torch.cat([shown, torch.full_like(shown[:, :1], SEPARATOR)], dim=1)
 
 
-def count_condition_tokens(tasks: Sequence[Task], shape: Shape, model: TransformerConfig) -> list[int]:
-    """How many latents each task conditions."""
-    return [int(latent_mask(task, shape, model).sum()) for task in tasks]
+def room_for_conditions(config: TrainCommitConfig, shape: Shape) -> int:
+    """`model.num_condition_tokens` of a transformer for all tasks: with `prefix` conditioning the most that one gives.
+
+    Args:
+        config: of the run.
+        shape: (t, h, w) of the latents.
+
+    Raises:
+        Refusal: the config leaves less room, or a batch would mix tasks of different numbers.
+    """
+    model = config.model
+    if model.conditioning != "prefix":
+        return model.num_condition_tokens
+    counts = sorted({int(latent_mask(task, shape, model).sum()) for task in config.tasks})
+    if len(counts) > 1 and not config.one_task_per_step:
+        raise Refusal(
+            f"model.conditioning=prefix with one_task_per_step=false: the tasks have {counts} condition tokens, a "
+            "batch needs one number; set one_task_per_step=true"
+        )
+    if 0 < model.num_condition_tokens < counts[-1]:
+        raise Refusal(f"model.num_condition_tokens={model.num_condition_tokens}, a task has {counts[-1]}; leave it out")
+    return model.num_condition_tokens or counts[-1]

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from magvit_scale import report
+from magvit_scale import evaluate, precompute_tokens, report, train_commit
 from magvit_scale.commit.tasks import SPECS, canvases_of
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import TASKS, OptimConfig, TrainCommitConfig, TrainVQGANConfig, load
@@ -250,3 +250,22 @@ def test_running_any_program_again_changes_no_byte(road: Road) -> None:
     after = bytes_of(road.root)
     assert after.keys() == before.keys()
     assert [path for path in before if before[path] != after[path]] == []
+
+
+@pytest.mark.parametrize("conditioning", ["canvas", "latent", "prefix"])
+def test_the_other_conditionings_train_show_and_are_evaluated(road: Road, tmp_path: Path, conditioning: str) -> None:
+    """MAGVIT's table 10: the same programs, one switch, and only the tokens that one task needs."""
+    tasks = ["tasks=[CG]" if conditioning == "latent" else "tasks=[OPH]"]
+    tokens = {split: tmp_path / split for split in ("train", "test")}
+    for split, folder in tokens.items():
+        precompute_tokens.main([*road.tokens(split), *tasks, f"output={folder}"])
+    folders = [f"tokens={tokens['train']}", f"validation_tokens={tokens['test']}"]
+    run = [*road.commit(tmp_path / "run"), *folders, "tasks=[OPH]", f"model.conditioning={conditioning}"]
+    train_commit.main([*run, "run.steps=3"])
+    saved = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
+    assert saved["conditioning"] == conditioning
+    folders = [f"train_tokens={tokens['train']}", f"test_tokens={tokens['test']}", f"output={tmp_path / 'evaluation'}"]
+    evaluate.main([*road.evaluate(), f"transformer={tmp_path / 'run'}/export", *folders, "tasks=[OPH]"])
+    results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    assert set(results["cross_entropy"]) == set(results["frechet"]) == {"OPH"}
+    assert [gate["id"] for gate in results["gates"]] == ["a", "b", "c"]

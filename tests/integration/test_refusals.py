@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from magvit_scale import cli, evaluate, generate, inflate, precompute_tokens, report, train_commit, train_vqgan
 from magvit_scale.config import Refusal
+from magvit_scale.data.token_shards import TokenShards
 from tests.integration.conftest import Road, bytes_of
 from tests.integration.test_interruptions import REPOSITORY
 
@@ -37,6 +39,27 @@ def test_validation_tokens_of_another_tokenizer(road: Road, tmp_path: Path) -> N
     precompute_tokens.main([*road.tokens("test"), f"tokenizer={road.inflated}", f"output={tokens}"])
     said = refused(train_commit.main, [*road.commit(tmp_path / "run"), f"validation_tokens={tokens}"])
     assert said.startswith(f"{tokens} was written by tokenizer ")
+
+
+def test_tokens_without_the_canvas_of_a_task(road: Road, tmp_path: Path) -> None:
+    """Only what the tasks need is tokenized; another task is refused by whoever would need it."""
+    tokens = tmp_path / "tokens"
+    arguments = [*road.tokens("test"), f"output={tokens}"]
+    precompute_tokens.main([*arguments, "tasks=[CG,CFP]"])
+    few, all_of_them = TokenShards.open(tokens), TokenShards.open(road.root / "tokens" / "test")
+    assert few.canvases == ("z", "FP")
+    assert all_of_them.canvases[:2] == ("z", "FP")
+    for found, expected in zip(few.tokens, all_of_them.tokens, strict=True):
+        assert np.array_equal(found, expected[:, :, :2])
+    said = refused(precompute_tokens.main, [*arguments, "tasks=[CG]"])
+    assert said.startswith(f"{tokens}/source.json has canvases=['z', 'FP'], this run canvases=['z']; give another")
+    needed = "task OPC needs tokens of the canvas OPC, the token shards hold z, FP; run magvit precompute-tokens with"
+    for key in ("tokens", "validation_tokens"):
+        said = refused(train_commit.main, [*road.commit(tmp_path / "run"), f"{key}={tokens}", "tasks=[FP,OPC]"])
+        assert said.startswith(needed)
+    assert not (tmp_path / "run").exists()
+    output = [f"test_tokens={tokens}", f"output={tmp_path / 'evaluation'}"]
+    assert refused(evaluate.main, [*road.evaluate(), *output, "tasks=[OPC]"]).startswith(needed)
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,12 @@ def test_a_saved_pipeline_generates_the_same(pipeline: MagvitPipeline, tmp_path)
     assert torch.equal(first, second)
 
 
+def test_how_a_condition_is_told_is_saved_with_the_transformer(tmp_path) -> None:
+    saved = build(conditioning="prefix", num_condition_tokens=8, dynamic_condition="paper").transformer
+    saved.save_pretrained(tmp_path)
+    assert CommitTransformer.from_pretrained(tmp_path).config == saved.config
+
+
 def test_guidance_hides_condition_tokens_and_not_what_was_decoded_there(
     pipeline: MagvitPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
