@@ -1,6 +1,7 @@
 """A folder of videos -> manifest.jsonl: every readable video with class, split, size, rate, length and checksum.
 
     python -m data_prep.list_videos videos=FOLDER output=FOLDER
+    python -m data_prep.list_videos videos=FOLDER output=FOLDER min_frames=1    # takes images too
 
 Every file is decoded from its first frame to its last, because headers lie. What was found is noted file by file in
 probes.jsonl, so a killed run continues where it was, and a later one reads only files that are new or changed.
@@ -19,6 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_prep.images import IMAGE_EXTENSIONS, is_image, probe_image
 from magvit_scale.config import ListVideosConfig, Refusal, parse, refusals_end_the_program
 from magvit_scale.data.files import sha256, write_text
 from magvit_scale.progress import progress
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(ListVideosConfig, argv)
     _check(config)
     folder = Path(config.videos).resolve()
-    found = _probe_all(config, folder, _take(config, find_videos(folder)))
+    found = _probe_all(config, folder, _take(config, find_videos(folder, _extensions(config))))
     accepted, rejects = _judge(config, found)
     _write_lines(Path(config.output) / "rejects.jsonl", rejects)
     _refuse_too_few(config, accepted, rejects)
@@ -50,18 +52,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     _tell(f"list_videos: {counts['train']} train and {counts['test']} test videos, {len(rejects)} rejected")
 
 
-def find_videos(folder: Path) -> list[str]:
-    """All videos below a folder, as sorted relative paths.
+def find_videos(folder: Path, extensions: Sequence[str]) -> list[str]:
+    """All files below a folder with one of `extensions` (any case), as sorted relative paths.
 
     Raises:
-        Refusal: the folder is missing or holds no file with one of EXTENSIONS.
+        Refusal: the folder is missing or holds no such file.
     """
     if not folder.is_dir():
         raise Refusal(f"videos={folder}: no such folder; expected one sub-folder of videos per class")
     files = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
-    videos = sorted(str(path.relative_to(folder)) for path in files if path.suffix.lower() in EXTENSIONS)
+    videos = sorted(str(path.relative_to(folder)) for path in files if path.suffix.lower() in extensions)
     if not videos:
-        raise Refusal(f"videos={folder}: no videos in it; expected files that end in {' '.join(EXTENSIONS)} (any case)")
+        raise Refusal(f"videos={folder}: no videos in it; expected files that end in {' '.join(extensions)} (any case)")
     return videos
 
 
@@ -87,6 +89,11 @@ def read_manifest(path: str | Path) -> list[Record]:
             f"manifest={path}: expected lines with {', '.join(sorted(expected))}; run data_prep.list_videos again"
         )
     return records
+
+
+def _extensions(config: ListVideosConfig) -> tuple[str, ...]:
+    # Only where one frame is enough: the pictures beside a folder's videos are not its data.
+    return (*EXTENSIONS, *IMAGE_EXTENSIONS) if config.min_frames == 1 else EXTENSIONS
 
 
 def _check(config: ListVideosConfig) -> None:
@@ -130,7 +137,7 @@ def _probe_one(folder: Path, video: str, identity: list[str | int]) -> Record:
     path = folder / video
     record: Record = {"path": video, "identity": identity}
     try:
-        return {**record, **asdict(probe(path)), "sha256": sha256(path)}
+        return {**record, **asdict(probe_image(path) if is_image(path) else probe(path)), "sha256": sha256(path)}
     except VideoError as error:
         return {**record, "reason": str(error)}
     except OSError as error:

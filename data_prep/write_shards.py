@@ -1,8 +1,8 @@
-"""manifest.jsonl -> WebDataset tars of short square videos at one size and one rate.
+"""manifest.jsonl -> WebDataset tars of short square videos, or of square images, at one size and one rate.
 
     python -m data_prep.write_shards manifest=FOLDER/manifest.jsonl output=FOLDER
 
-    <output>/<split>/clips-000000.tar    <key>.mp4 (or <key>.npy, uint8 't h w 3') and <key>.json of each video
+    <output>/<split>/clips-000000.tar    <key>.mp4 (or .npy, uint8 't h w 3', or .jpg) and <key>.json of each video
     <output>/<split>/clips-000000.json   index: where in the tar each video lies, checksum, what failed
     <output>/errors.jsonl                videos that could not be decoded
     <output>/dataset.json                last: classes, size, shards, content hash
@@ -25,17 +25,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
+from data_prep.images import decode_image, encode_jpeg, is_image
 from data_prep.list_videos import Record, read_manifest
 from magvit_scale.config import Refusal, WriteShardsConfig, parse, refusals_end_the_program
 from magvit_scale.data.files import npy_bytes, sha256, tar_written_aside, write_json, write_text
 from magvit_scale.progress import progress
-from magvit_scale.video import VideoError, decode, encode_mp4
+from magvit_scale.video import Frames, VideoError, decode, encode_mp4
 
-EXTENSIONS = {"h264": "mp4", "raw": "npy"}
+EXTENSIONS = {"h264": "mp4", "raw": "npy", "jpeg": "jpg"}
 MAX_FAILED_FRACTION = 0.5
 
 
@@ -67,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         Refusal: no manifest, impossible sizes, shards of other settings in `output`, or most videos failed.
     """
     config = parse(WriteShardsConfig, argv)
-    _check(config)
     manifest = read_manifest(config.manifest)
+    _check(config, manifest)
     shards = _plan(config, manifest)
     missing = [shard for shard in shards if not _is_done(shard)]
     with ThreadPoolExecutor(config.num_workers) as pool:
@@ -78,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _finish(config, manifest, shards)
 
 
-def _check(config: WriteShardsConfig) -> None:
+def _check(config: WriteShardsConfig, manifest: Sequence[Record]) -> None:
     for key in ("size_px", "max_frames", "videos_per_shard", "num_workers"):
         if getattr(config, key) < 1:
             raise Refusal(f"{key}={getattr(config, key)}: expected at least 1")
@@ -86,6 +85,12 @@ def _check(config: WriteShardsConfig) -> None:
         raise Refusal(f"fps={config.fps}: expected a positive rate, or null for the source's")
     if config.encoding == "h264" and config.size_px % 2:
         raise Refusal(f"size_px={config.size_px}: h264 takes even sizes only; give an even one or encoding=raw")
+    longest = max(manifest, key=lambda record: record["num_frames"])
+    if config.encoding == "jpeg" and longest["num_frames"] > 1:
+        raise Refusal(
+            f"encoding=jpeg: {longest['path']} has {longest['num_frames']} frames, expected images only;"
+            " use encoding=h264 or raw"
+        )
 
 
 def _plan(config: WriteShardsConfig, manifest: Sequence[Record]) -> list[_Shard]:
@@ -138,7 +143,7 @@ def _write_shard(config: WriteShardsConfig, shard: _Shard) -> None:
 def _write_video(config: WriteShardsConfig, record: Record, add: Callable[[str, bytes], None]) -> Record:
     """Appends one video and its description to the tar; returns its line of the index."""
     path, fps = Path(record["folder"]) / record["path"], config.fps or record["fps"]
-    frames = decode(path, size_px=config.size_px, fps=config.fps, max_frames=config.max_frames)
+    frames = _decode(config, path)
     about = {
         "label": record["label"],
         "class_id": record["class_id"],
@@ -147,9 +152,21 @@ def _write_video(config: WriteShardsConfig, record: Record, add: Callable[[str, 
         "source": record["path"],
     }
     key = _key(record)
-    add(f"{key}.{EXTENSIONS[config.encoding]}", _mp4(frames, fps) if config.encoding == "h264" else npy_bytes(frames))
+    add(f"{key}.{EXTENSIONS[config.encoding]}", _encode(config, frames, fps))
     add(f"{key}.json", json.dumps(about).encode())
     return {"key": key, **about}
+
+
+def _decode(config: WriteShardsConfig, path: Path) -> Frames:
+    if is_image(path):
+        return decode_image(path, size_px=config.size_px)
+    return decode(path, size_px=config.size_px, fps=config.fps, max_frames=config.max_frames)
+
+
+def _encode(config: WriteShardsConfig, frames: Frames, fps: float) -> bytes:
+    if config.encoding == "jpeg":
+        return encode_jpeg(frames)
+    return _mp4(frames, fps) if config.encoding == "h264" else npy_bytes(frames)
 
 
 def _key(record: Record) -> str:
@@ -158,7 +175,7 @@ def _key(record: Record) -> str:
     return f"{readable or 'video'}-{hashlib.sha256(os.fsencode(record['path'])).hexdigest()[:12]}"
 
 
-def _mp4(frames: NDArray[np.uint8], fps: float) -> bytes:
+def _mp4(frames: Frames, fps: float) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         encode_mp4(frames, path, fps=fps)

@@ -22,16 +22,16 @@ class MovingShapesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ListVideosConfig:
-    """A folder of videos -> manifest.jsonl, one line per readable video."""
+    """A folder of videos or images -> manifest.jsonl, one line per readable one."""
 
     videos: str
-    """Folder of videos; the name of a video's sub-folder is its class."""
+    """Folder of videos or images; the name of a file's sub-folder is its class."""
     output: str
     """Folder that receives manifest.jsonl and rejects.jsonl."""
     test_fraction: float = 0.125
     """Share of each class's videos held out as split `test`; at least one video of the whole folder."""
     min_frames: int = 16
-    """Shorter videos are rejected."""
+    """Shorter videos are rejected; 1 also takes image files (jpg, jpeg, png, webp), as videos of one frame."""
     max_videos: int | None = None
     """Takes only so many videos, drawn by the seed; null takes all."""
     max_reject_fraction: float = 0.5
@@ -55,8 +55,9 @@ class WriteShardsConfig:
     """Constant frame rate of the stored videos; null keeps the source's."""
     max_frames: int = 512
     """Longer videos are cut here."""
-    encoding: Literal["h264", "raw"] = "h264"
-    """`h264`: mp4, GOP 16, no B-frames. `raw`: uint8 .npy frames, lossless."""
+    encoding: Literal["h264", "raw", "jpeg"] = "h264"
+    """`h264`: mp4, GOP 16, no B-frames. `raw`: uint8 .npy frames, lossless. `jpeg`: images only, quality 95 with full
+    colour resolution."""
     videos_per_shard: int = 64
     num_workers: int = 2
 
@@ -72,6 +73,9 @@ class ClipsConfig:
     """Frames per clip; 1 trains on images."""
     frame_stride: int = 1
     """Stored frames from one clip frame to the next."""
+    sampled_frames: int | None = None
+    """For 2D networks: trains on only so many evenly spread frames of a clip (4 of 16: frames 3, 6, 10, 13); null takes
+    all."""
     size_px: int = 128
     """Must be the side of the stored frames."""
     horizontal_flip: bool = True

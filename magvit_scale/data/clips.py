@@ -49,6 +49,10 @@ def open_clips(config: ClipsConfig) -> Dataset:
     for key, least in (("num_frames", 1), ("frame_stride", 1), ("num_workers", 0)):
         if getattr(config, key) < least:
             raise Refusal(f"clips.{key}={getattr(config, key)}: expected at least {least}")
+    if config.sampled_frames is not None and not 1 <= config.sampled_frames <= config.num_frames:
+        raise Refusal(
+            f"clips.sampled_frames={config.sampled_frames}: expected 1 to clips.num_frames={config.num_frames}"
+        )
     return dataset
 
 
@@ -58,11 +62,11 @@ def cut_clip(dataset: Dataset, sample: Sample, config: ClipsConfig, rng: np.rand
     Args:
         dataset: where the sample comes from.
         sample: the video.
-        config: clip length, stride and flip.
+        config: clip length, stride, sampled frames and flip.
         rng: draws the window and the flip; None takes the centre window, unflipped.
 
     Returns:
-        uint8 't h w c'.
+        uint8 't h w c'; t is num_frames, or sampled_frames where that is set.
 
     Raises:
         VideoError: the video does not decode.
@@ -150,7 +154,15 @@ def _window(dataset: Dataset, sample: Sample, config: ClipsConfig, place: float)
     span = (config.num_frames - 1) * config.frame_stride + 1
     start = int(place * (max(0, sample.num_frames - span) + 1))
     frames = dataset.read_video(sample, start, min(start + span, sample.num_frames), config.frame_stride)
-    return frames[np.minimum(np.arange(config.num_frames), len(frames) - 1)]
+    return frames[np.minimum(_taken_frames(config), len(frames) - 1)]
+
+
+def _taken_frames(config: ClipsConfig) -> NDArray[np.int64]:
+    """Which of a clip's frames are taken: all, or the inner points of an even division (spec section 1.6)."""
+    if config.sampled_frames is None:
+        return np.arange(config.num_frames)
+    places = config.num_frames / (config.sampled_frames + 1) * np.arange(1, config.sampled_frames + 1)
+    return places.round().astype(np.int64)
 
 
 class _TrainingClips(TorchDataset[dict[str, Any]]):

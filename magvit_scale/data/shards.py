@@ -6,6 +6,7 @@ costs the same and a run starts at any step at once.
 
 import functools
 import hashlib
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from magvit_scale.config import Refusal
 from magvit_scale.video import Frames, VideoError, decode_mp4
@@ -71,7 +73,7 @@ class Dataset:
         classes: names by class id.
         size_px: side of the frames.
         fps: common rate; None when each video keeps its own.
-        encoding: `h264` or `raw`.
+        encoding: of the stored frames, see WriteShardsConfig.
         hash: of the content.
         splits: shards by split.
     """
@@ -80,7 +82,7 @@ class Dataset:
     classes: tuple[str, ...]
     size_px: int
     fps: float | None
-    encoding: Literal["h264", "raw"]
+    encoding: Literal["h264", "raw", "jpeg"]
     hash: str
     splits: Mapping[str, tuple[Shard, ...]]
 
@@ -132,6 +134,8 @@ class Dataset:
             raise VideoError(f"{sample.key}: frames [{start}, {stop}) of {sample.num_frames}")
         if self.encoding == "raw":
             return np.ascontiguousarray(self._raw_frames(sample)[start:stop:stride])
+        if self.encoding == "jpeg":
+            return _decode_jpeg(_read_bytes(sample))
         return decode_mp4(_read_bytes(sample), start, stop)[::stride]
 
     def _raw_frames(self, sample: Sample) -> Frames:
@@ -218,6 +222,15 @@ def _read_json(path: Path) -> Any:
         raise Refusal(f"{path}: missing; run data_prep.write_shards again") from error
     except ValueError as error:
         raise Refusal(f"{path}: not JSON ({error}); delete it and run data_prep.write_shards again") from error
+
+
+def _decode_jpeg(data: bytes) -> Frames:
+    """The bytes of one image -> one frame, uint8 '1 h w 3', RGB."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            return np.asarray(image.convert("RGB"))[None]
+    except OSError as error:
+        raise VideoError(f"unreadable jpeg: {error}") from error
 
 
 def _read_bytes(sample: Sample) -> bytes:

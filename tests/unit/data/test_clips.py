@@ -99,6 +99,24 @@ def test_windows_strides_flips_and_padding(clips: Clips) -> None:
     assert all(any(np.array_equal(clip, windows[start, 1]) for start in range(13)) for clip in unflipped)
 
 
+def test_sampled_frames_are_spread_evenly_as_the_released_code_takes_them(clips: Clips) -> None:
+    dataset = load_dataset(clips().shards)
+    sample = dataset.samples("train")[0]
+    video = dataset.read_video(sample, 0, 20)
+    found = cut_clip(dataset, sample, clips(num_frames=16, sampled_frames=4), None)
+    assert np.array_equal(found, video[2:18][[3, 6, 10, 13]])
+    strided = cut_clip(dataset, sample, clips(num_frames=8, frame_stride=2, sampled_frames=3), None)
+    assert np.array_equal(strided, video[3:18:2][[2, 4, 6]])
+    assert np.array_equal(
+        cut_clip(dataset, sample, clips(sampled_frames=8), None), video[6:14][[1, 2, 3, 4, 4, 5, 6, 7]]
+    )
+    padded = cut_clip(dataset, sample, clips(num_frames=40, sampled_frames=4), None)
+    assert np.array_equal(padded, video[[8, 16, 19, 19]])
+    for count in (0, 9):
+        with pytest.raises(Refusal, match=f"sampled_frames={count}: expected 1 to clips.num_frames=8"):
+            next(held_out_clips(clips(sampled_frames=count), 1, 1))
+
+
 @pytest.mark.parametrize("encoding", ["raw", "h264"])
 def test_held_out_clips_are_centre_windows_first(clips: Clips, encoding: str) -> None:
     config = clips(encoding, split="test")
