@@ -28,6 +28,7 @@ from magvit_scale.video import VideoError, probe
 
 EXTENSIONS = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 CLASS_OF_LOOSE_FILES = "videos"
+NO_CLASS = -1
 
 Record = dict[str, Any]
 """One line of a .jsonl file."""
@@ -70,7 +71,8 @@ def find_videos(folder: Path, extensions: Sequence[str]) -> list[str]:
 def read_manifest(path: str | Path) -> list[Record]:
     """The lines of a manifest.jsonl.
 
-    Each has folder, path, split, label, class_id, width, height, fps, num_frames, duration_s and sha256.
+    Each has folder, path, split, label, class_id (-1 where the folder has no classes), width, height, fps, num_frames,
+    duration_s and sha256.
 
     Raises:
         Refusal: missing, empty or not a manifest.
@@ -197,7 +199,9 @@ def _with_classes_and_splits(config: ListVideosConfig, folder: Path, accepted: S
             f"videos={config.videos}: {len(accepted)} readable videos and no class with two; expected a class with"
             " at least 2, one to train on and one held out; add videos"
         )
-    class_ids = {label: number for number, label in enumerate(sorted(by_class))}
+    # Without any class folder there are no classes, and a model's vocabulary has no rows for them (spec section 5).
+    is_classless = set(by_class) == {CLASS_OF_LOOSE_FILES} and not (folder / CLASS_OF_LOOSE_FILES).is_dir()
+    class_ids = {label: NO_CLASS if is_classless else number for number, label in enumerate(sorted(by_class))}
     return [
         {
             "folder": str(folder),

@@ -28,7 +28,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_prep.images import decode_image, encode_jpeg, is_image
-from data_prep.list_videos import Record, read_manifest
+from data_prep.list_videos import NO_CLASS, Record, read_manifest
 from magvit_scale.config import Refusal, WriteShardsConfig, parse, refusals_end_the_program
 from magvit_scale.data.files import npy_bytes, sha256, tar_written_aside, write_json, write_text
 from magvit_scale.progress import progress
@@ -207,7 +207,8 @@ def _finish(config: WriteShardsConfig, manifest: Sequence[Record], shards: Seque
 def _describe(
     config: WriteShardsConfig, manifest: Sequence[Record], shards: Sequence[_Shard], indexes: Mapping[Path, Record]
 ) -> Record:
-    classes = dict(sorted({record["class_id"]: record["label"] for record in manifest}.items()))
+    found = {record["class_id"]: record["label"] for record in manifest if record["class_id"] != NO_CLASS}
+    classes = dict(sorted(found.items()))
     splits: dict[str, list[Record]] = {shard.split: [] for shard in shards}
     for shard in shards:
         index = indexes[shard.path]

@@ -46,7 +46,7 @@ class Sample:
     Attributes:
         key: unique name.
         label: name of the class.
-        class_id: in [0, number of classes).
+        class_id: in [0, number of classes), or -1 where the data have no classes.
         num_frames: stored frames.
         fps: frames per second.
         shard: the tar.

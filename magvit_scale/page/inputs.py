@@ -147,11 +147,11 @@ def _clips(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> Clips:
 
 def _class_names(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> list[str]:
     labels, classes = arrays.get(key), arrays["classes"]
-    if labels is None or not all(0 <= label < len(classes) for label in labels):
+    if labels is None or not all(-1 <= label < len(classes) for label in labels):
         raise Refusal(
             f"{path}: {key} is missing or not below the number of classes, {len(classes)}; write the file again"
         )
-    return [str(classes[label]) for label in labels]
+    return [str(classes[label]) if label >= 0 else "" for label in labels]  # -1: the data have no classes
 
 
 def _arrays(path: Path, needed: tuple[str, ...], hint: str) -> dict[str, NDArray[Any]]:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import write_shards
 from data_prep.list_videos import main
 from magvit_scale.config import Refusal
+from magvit_scale.data.shards import load_dataset
 
 VIDEOS = Path(os.environ.get("MAGVIT_TEST_VIDEOS", "unset"))
 
@@ -74,3 +76,21 @@ def test_max_videos_takes_the_same_part_at_every_run(shapes: Path, tmp_path: Pat
         taken.append([record["path"] for record in lines(tmp_path / run / "manifest.jsonl")])
     assert len(taken[0]) == 10
     assert taken[0] == taken[1]
+
+
+def test_a_folder_without_class_folders_has_no_classes(shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "loose").mkdir()
+    for path in sorted(shapes.glob("orbit/*.mp4")):
+        shutil.copy(path, tmp_path / "loose")
+    main([f"videos={tmp_path / 'loose'}", f"output={tmp_path}"])
+    assert {(record["label"], record["class_id"]) for record in lines(tmp_path / "manifest.jsonl")} == {("videos", -1)}
+    write_shards.main(
+        [f"manifest={tmp_path / 'manifest.jsonl'}", f"output={tmp_path / 'shards'}", "size_px=16", "encoding=raw"]
+    )
+    dataset = load_dataset(tmp_path / "shards")
+    assert (dataset.classes, {sample.class_id for sample in dataset.samples("train")}) == ((), {-1})
+    # One class folder beside loose files makes two classes.
+    shutil.copytree(shapes / "fall", tmp_path / "loose/fall")
+    main([f"videos={tmp_path / 'loose'}", f"output={tmp_path}"])
+    found = {(record["label"], record["class_id"]) for record in lines(tmp_path / "manifest.jsonl")}
+    assert found == {("fall", 0), ("videos", 1)}
