@@ -1,4 +1,4 @@
-"""Token shards -> a transformer: `magvit train-commit configs/commit/ucf101_base.yaml [key=value ...]`.
+"""Token shards -> a transformer: `magvit train-commit configs/commit/ucf101_cg_base.yaml [key=value ...]`.
 
 Runs alone, under torchrun, the deepspeed launcher or srun. Killed and started again it continues at its newest
 checkpoint. Never reads a pixel; the tokenizer is used only to show samples in TensorBoard. Writes `run.folder`/export.

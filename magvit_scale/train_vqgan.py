@@ -1,4 +1,4 @@
-"""Clip shards -> a tokenizer: `magvit train-vqgan configs/vqgan/ucf101_base_3d.yaml [key=value ...]`.
+"""Clip shards -> a tokenizer: `magvit train-vqgan configs/vqgan/ucf101_3d_base.yaml [key=value ...]`.
 
 Runs alone, under torchrun, the deepspeed launcher or srun. Killed and started again it continues at its newest
 checkpoint. Writes `run.folder`/export (averaged weights), export/unaveraged and export/discriminator.
