@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from magvit_scale.config import TASKS, Refusal, Task
+from magvit_scale.config import Refusal, Task
+from magvit_scale.page.words import TASK_WORDS
 
 Clips = NDArray[np.uint8]
 """uint8 `n t h w c`."""
@@ -96,10 +97,12 @@ def read_samples(folder: str | Path) -> Samples:
     """
     path = Path(folder) / "samples.npz"
     arrays = _arrays(path, ("classes", "fps"), "run `magvit generate` first")
-    tasks = {task: _task_samples(path, arrays, task) for task in TASKS if f"{task}/generated" in arrays}
+    tasks = {task: _task_samples(path, arrays, task) for task in TASK_WORDS if f"{task}/generated" in arrays}
     if not tasks:
         raise Refusal(f"{path}: no `<TASK>/generated` array, expected one per task; run `magvit generate` again")
-    trajectories = {task: _trajectory(path, arrays, task) for task in TASKS if f"trajectory/{task}/clips" in arrays}
+    trajectories = {
+        task: _trajectory(path, arrays, task) for task in TASK_WORDS if f"trajectory/{task}/clips" in arrays
+    }
     return Samples(tasks=tasks, trajectories=trajectories, fps=int(arrays["fps"]))
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from magvit_scale.config import TASKS
 from magvit_scale.page.inputs import Evaluation, Run, Samples, Trajectory
 from magvit_scale.page.pictures import enlargement, latent_grid, moving_picture, strips
 from magvit_scale.page.plots import curve, is_logarithmic, sorted_bars
@@ -147,7 +146,7 @@ def _group(run: Run, group: str) -> str:
     for key, (steps, values) in run.curves.items():
         if key.split("/")[0] != group:
             continue
-        word = TASK_WORDS[key.split("/")[1]][0] if key.split("/")[1] in TASKS else CURVE_WORDS.get(key, "")  # type: ignore[index]
+        word = TASK_WORDS[key.split("/")[1]][0] if key.split("/")[1] in TASK_WORDS else CURVE_WORDS.get(key, "")  # type: ignore[index]
         scale = " · log" if is_logarithmic(values) else ""
         name = escape(key.split("/", 1)[1].replace("_", " "))
         caption = f"<b>{name}</b> {number(values[-1])}<span>{escape(word)}{scale}</span>"
@@ -172,7 +171,7 @@ def _reconstruction_table(rows: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _cross_entropy_table(results: Mapping[str, Any]) -> str:
-    rows = {task: results.get("cross_entropy", {}).get(task) for task in TASKS}
+    rows = {task: results.get("cross_entropy", {}).get(task) for task in TASK_WORDS}
     named = [
         (f'{TASK_WORDS[task][0]} <abbr class="code">{task}</abbr>', scores) for task, scores in rows.items() if scores
     ]
@@ -195,7 +194,7 @@ def _cross_entropy_table(results: Mapping[str, Any]) -> str:
 
 def _frechet_table(results: Mapping[str, Any]) -> str:
     distances = results.get("frechet", {})
-    body = [[TASK_WORDS[task][0], number(distances[task])] for task in TASKS if task in distances]
+    body = [[TASK_WORDS[task][0], number(distances[task])] for task in TASK_WORDS if task in distances]
     kind = escape(str(results["protocol"].get("features", "")))
     note = f"Distance between generated and real clips in the features of the network named “{kind}”; lower is better."
     return f"<h3>Fréchet distance</h3><p>{note}</p>{table(['', 'distance'], body)}" if body else ""

@@ -25,6 +25,7 @@ TASK_WORDS: dict[Task, tuple[str, str]] = {
         "Class-conditional frame prediction",
         "The first frame and the class's name are given; the model continues the frame.",
     ),
+    "FP5": ("Frame prediction from five", "The first five frames are given; the model continues them."),
 }
 """Task -> (full name, one sentence)."""
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -29,6 +30,7 @@ from magvit_scale.config import (
     TransformerConfig,
     load,
 )
+from magvit_scale.page.inputs import read_samples
 from magvit_scale.pretrained import load_config
 from magvit_scale.training import distributed
 from magvit_scale.training.schedule import learning_rate
@@ -290,7 +292,7 @@ def test_learning_rates_are_the_released_codes(released: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Clip shards of 16 frames of 32 px, and shards of their frames as images."""
+    """Clip shards of 16 frames of 32 px, shards of the same without classes, and shards of their frames as images."""
     before = {name: os.environ.get(name) for name in LAUNCHER_VARIABLES}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -300,7 +302,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         image = folder / "pictures" / path.parent.name / f"{path.stem}.png"
         image.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(decode(path, size_px=32, max_frames=1)[0]).save(image)
-    for source, frames, encoding in (("videos", 16, "raw"), ("pictures", 1, "jpeg")):
+        (folder / "loose").mkdir(exist_ok=True)
+        shutil.copy(path, folder / "loose")
+    for source, frames, encoding in (("videos", 16, "raw"), ("loose", 16, "raw"), ("pictures", 1, "jpeg")):
         listed = folder / f"{source}_list"
         list_videos.main([f"videos={folder / source}", f"output={listed}", f"min_frames={frames}"])
         output = [f"output={folder / source}_shards", "size_px=32", f"encoding={encoding}"]
@@ -314,11 +318,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             os.environ[name] = value
 
 
+def clip_shards(folder: Path, dataset: str) -> Path:
+    """Stand-ins for the paper's data: images for ImageNet, videos without classes for BAIR."""
+    return folder / {"imagenet": "pictures_shards", "bair": "loose_shards"}.get(dataset, "videos_shards")
+
+
 def train_tokenizer(folder: Path, run: str, *overlays: str, init: Path | None = None) -> Path:
     """Two steps of a run under configs/vqgan with the debug overlay; its export."""
     output = folder / "-".join([run, *(Path(overlay).stem for overlay in overlays), *(["inflated"] if init else [])])
     if not output.exists():
-        shards = folder / ("pictures_shards" if "imagenet" in run else "videos_shards")
+        shards = clip_shards(folder, run.split("_")[0])
         files = [str(ROOT / file) for file in (f"vqgan/{run}.yaml", *overlays, "vqgan/debug.yaml")]
         changes = [f"run.folder={output}", f"clips.shards={shards}", *([f"init={init}"] if init else [])]
         train_vqgan.main([*files, *changes])
@@ -336,7 +345,7 @@ def tokens(folder: Path, tokenizer: Path) -> Callable[[str], Path]:
     def write(dataset: str) -> Path:
         output = folder / f"{dataset}_tokens"
         files = [str(ROOT / f"precompute/{name}.yaml") for name in (f"{dataset}_base", "debug")]
-        clips = f"clips.shards={folder}/videos_shards"
+        clips = f"clips.shards={clip_shards(folder, dataset)}"
         precompute_tokens.main([*files, f"tokenizer={tokenizer}", f"output={output}", clips])
         return output
 
@@ -397,7 +406,8 @@ def train_transformer(folder: Path, tokens: Path, tokenizer: Path, run: str, *ov
     output = folder / "-".join([run, *(Path(overlay).stem for overlay in overlays)])
     files = [f"commit/{run}.yaml", *overlays, "commit/debug.yaml"]
     given = [f"run.folder={output}", f"tokens={tokens}", f"tokenizer={tokenizer}"]
-    train_commit.main([*(str(ROOT / file) for file in files), *given])
+    if not output.exists():
+        train_commit.main([*(str(ROOT / file) for file in files), *given])
     assert_two_steps(output / "export")
     return output / "export"
 
@@ -407,7 +417,8 @@ def test_two_steps_of_every_transformer(folder: Path, tokenizer: Path, tokens: C
     export = train_transformer(folder, tokens(run.split("_")[0]), tokenizer, run)
     config = load_config(TransformerConfig, export, "CommitTransformer")
     assert (config.multi_task, config.conditioning) == (commit_config(run).model.multi_task, "commit")
-    assert (config.latent_shape, config.codebook_size) == ((4, 4, 4), 32)
+    num_classes = 0 if "bair" in run else len(moving_shapes.CLASSES)
+    assert (config.latent_shape, config.codebook_size, config.num_classes) == ((4, 4, 4), 32, num_classes)
 
 
 ABLATIONS = {"latent": ("latent", 1, 1, 1), "prefix": ("prefix", 1, 1, 1), "mask": ("commit", 0, 1, 0),
@@ -435,9 +446,15 @@ def test_two_steps_of_a_transformer_with_the_released_codes_choices(
     assert (config.inpainting_token, config.dynamic_condition) == ("outpainting", "code")
 
 
-def test_a_sample_of_a_run(folder: Path, tokenizer: Path, tokens: Callable[[str], Path]) -> None:
-    export = train_transformer(folder, tokens("k600"), tokenizer, "k600_fp5_large", "commit/official.yaml")
-    files = [str(ROOT / f"generate/{name}.yaml") for name in ("k600_fp5_large", "debug")]
-    models = [f"tokenizer={tokenizer}", f"transformer={export}", f"clips.shards={folder}/videos_shards"]
-    generate.main([*files, *models, f"output={folder}/generated"])
-    assert decode(folder / "generated/FP5/0000_generated.mp4", size_px=32).shape == (16, 32, 32, 3)
+@pytest.mark.parametrize("run", ["k600_fp5_large", "bair_mt8_base", "ssv2_mt10_base"])
+def test_samples_of_a_run(folder: Path, tokenizer: Path, tokens: Callable[[str], Path], run: str) -> None:
+    dataset, output = run.split("_")[0], folder / f"{run}_generated"
+    export = train_transformer(folder, tokens(dataset), tokenizer, run)
+    files = [str(ROOT / f"generate/{name}.yaml") for name in (run, "debug")]
+    models = [f"tokenizer={tokenizer}", f"transformer={export}", f"clips.shards={clip_shards(folder, dataset)}"]
+    generate.main([*files, *models, f"output={output}"])
+    samples = read_samples(output)
+    assert list(samples.tasks) == list(commit_config(run).tasks)
+    for made in samples.tasks.values():
+        assert made.generated.shape == (1, 16, 32, 32, 3)
+        assert set(made.names) <= ({""} if dataset == "bair" else set(moving_shapes.CLASSES))
