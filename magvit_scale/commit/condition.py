@@ -1,5 +1,5 @@
 """What the transformer is told of a clip besides its latents: task, class, and the condition in one of four ways
-(MAGVIT section 3.2 and table 10; spec section 7).
+(MAGVIT section 3.2; spec sections 7, 10.2).
 """
 
 from collections.abc import Sequence

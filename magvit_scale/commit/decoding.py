@@ -76,7 +76,7 @@ def decode(logits: Logits, start: Tensor, unknown: Tensor, config: DecodingConfi
         progress = (step + 1) / config.num_steps
         answer = logits(current, unknown)
         sampled = torch.where(unknown, _sample(answer, gumbel(answer.shape), config), current)
-        # Temperature, top-k and top-p shape what is sampled, never how sure the model is of it (spec section 9).
+        # Step c: temperature, top-k and top-p shape what is sampled, never how sure the model is of it.
         confidence = answer.log_softmax(-1).gather(2, sampled[..., None])[..., 0]
         confidence = confidence + config.choice_temperature * (1 - progress) * gumbel(confidence.shape)
         unknown = _keep_unknown(confidence, unknown, num_unknown, progress, config.schedule)
@@ -88,7 +88,9 @@ def decode(logits: Logits, start: Tensor, unknown: Tensor, config: DecodingConfi
 
 
 def _sample(logits: Tensor, noise: Tensor, config: DecodingConfig) -> Tensor:
-    """'b n': a draw from softmax(logits / temperature) by the Gumbel-max rule, among the likeliest codes if asked."""
+    """'b n': a draw from softmax(logits / temperature) by the Gumbel-max rule, among the likeliest codes if asked
+    (spec section 9, step b).
+    """
     if config.top_k:
         smallest = logits.topk(min(config.top_k, logits.shape[-1])).values[..., -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)
@@ -107,7 +109,7 @@ def smallest_of_top_p(logits: Tensor, top_p: float) -> Tensor:
 def _keep_unknown(confidence: Tensor, unknown: Tensor, num_unknown: Tensor, progress: float, schedule: str) -> Tensor:
     """The least confident unknown tokens stay unknown, as many as the schedule says; at least one is fixed per step.
 
-    The schedule's share is of the `num_unknown` ('b') that were unknown at first.
+    The schedule's share is of the `num_unknown` ('b') that were unknown at first (spec section 9, steps d and e).
     """
     ratio = mask_ratio(torch.tensor(progress), schedule, unknown.shape[1]).to(unknown.device)
     most = (unknown.sum(1) - 1).clamp(min=0)

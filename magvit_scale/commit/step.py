@@ -16,7 +16,9 @@ from magvit_scale.config import Task, TrainCommitConfig, TransformerConfig
 
 
 def draw_tasks(config: TrainCommitConfig, step: int, positions: Sequence[int]) -> list[Task]:
-    """The task of every sample: one for the whole batch, exactly uniform over steps (the paper), or one per sample."""
+    """The task of every sample: one for the whole batch, exactly uniform over steps (spec section 7), or one per
+    sample.
+    """
     if not config.one_task_per_step:
         return [config.tasks[_generator(config, 1, p).integers(len(config.tasks))] for p in positions]
     cycle, place = divmod(step, len(config.tasks))

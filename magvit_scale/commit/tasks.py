@@ -89,8 +89,10 @@ def _repeat_last_of(count: int) -> Fill:
 
 
 def _interpolate_frames(clip: Tensor) -> Tensor:
-    share = torch.linspace(0, 1, clip.shape[2], dtype=clip.dtype, device=clip.device)[:, None, None]
-    return torch.lerp(clip[:, :, :1], clip[:, :, -1:], share)
+    first, last, steps = clip[:, :, :1], clip[:, :, -1:], max(clip.shape[2] - 1, 1)
+    # By the reciprocal, in this order and with the last frame as it is: the released code's canvas to the bit.
+    share = (torch.arange(clip.shape[2] - 1, device=clip.device).to(clip.dtype) * (1 / steps))[:, None, None]
+    return torch.cat([first + (last - first) * share, last], dim=2)
 
 
 def _replicate_edge(clip: Tensor, axis: int) -> Tensor:

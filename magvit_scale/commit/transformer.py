@@ -22,7 +22,7 @@ LAYER_NORM_EPS = 1e-12
 
 
 class SelfAttention(nn.Module):
-    """Full attention with biased projections."""
+    """Full attention with biased projections (spec section 6)."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Post-LN: x = LN(x + attention(x)); x = LN(x + mlp(x))."""
+    """Post-LN: x = LN(x + attention(x)); x = LN(x + mlp(x)) (spec section 6)."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -104,7 +104,9 @@ class CommitTransformer(nn.Module):
         self.apply(_init)
 
     def forward(self, sequence: Tensor) -> Tensor:
-        """'b n' int64 ids (negative ids count from the vocabulary's end) -> 'b n v' logits."""
+        """'b n' int64 ids (negative ids count from the vocabulary's end, spec section 5) -> 'b n v' logits, the head
+        tied to the embeddings (spec section 6).
+        """
         rows = torch.where(sequence < 0, sequence + self.vocabulary, sequence)
         positions = self.position.weight[: sequence.shape[1]]
         x = self.dropout(self.embedding_norm(self.word(rows) + positions))

@@ -18,7 +18,7 @@ from magvit_scale.config import Task
 
 
 def draw_validation_masks(num_clips: int, num_tokens: int, seed: int) -> Tensor:
-    """Bool 'b n': training's cosine schedule at evenly spread draws, so that every share of masked tokens is there."""
+    """Bool 'b n': training's cosine schedule (spec section 8) at evenly spread draws: every share of masks is there."""
     progress = (torch.arange(num_clips) + 0.5) / num_clips
     rng = np.random.Generator(np.random.Philox(key=seed))
     scores = torch.from_numpy(rng.random((num_clips, num_tokens)))

@@ -254,7 +254,7 @@ def test_running_any_program_again_changes_no_byte(road: Road) -> None:
 
 @pytest.mark.parametrize("conditioning", ["canvas", "latent", "prefix"])
 def test_the_other_conditionings_train_show_and_are_evaluated(road: Road, tmp_path: Path, conditioning: str) -> None:
-    """MAGVIT's table 10: the same programs, one switch, and only the tokens that one task needs."""
+    """The baselines of MAGVIT's ablation: the same programs, one switch, and only the tokens that one task needs."""
     tasks = ["tasks=[CG]" if conditioning == "latent" else "tasks=[OPH]"]
     tokens = {split: tmp_path / split for split in ("train", "test")}
     for split, folder in tokens.items():

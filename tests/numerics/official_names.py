@@ -19,6 +19,10 @@ TASK_NAMES: dict[Task, str] = {
     "FP5": "x_frame_prediction_5",
 }
 
+# Task ids of the decoding traces; latent frame prediction differs from the other by what its condition shows.
+TASK_IDS: dict[str, Task] = {name.removeprefix("x_"): task for task, name in TASK_NAMES.items()}
+TASK_IDS["latent_frame_prediction"] = "FP"
+
 CONDITIONINGS = {None: "commit", "cond->input": "commit", "cond->cond": "canvas", "input->input": "latent",
                  "prefix": "prefix"}  # fmt: skip
 

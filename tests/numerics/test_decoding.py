@@ -13,7 +13,7 @@ from torch import Tensor
 from magvit_scale.commit.condition import Condition, build_condition
 from magvit_scale.commit.decoding import Gumbel, Logits, decode, guided, smallest_of_top_p
 from magvit_scale.config import DecodingConfig, TransformerConfig
-from tests.numerics.official_names import CONDITIONINGS, TASK_NAMES, flat
+from tests.numerics.official_names import CONDITIONINGS, TASK_IDS, flat
 
 Arrays = Mapping[str, np.ndarray]
 REQUIRED = {
@@ -43,9 +43,8 @@ def decoding_config(about: Mapping[str, Any]) -> DecodingConfig:
 def condition_of_trace(trace: Arrays, about: Mapping[str, Any]) -> Condition:
     model = TransformerConfig(conditioning=CONDITIONINGS[about["condition_mode"]])  # type: ignore[arg-type]
     shape = tuple(about["latent_shape"])
-    (task,) = (task for task, name in TASK_NAMES.items() if name == about["task_id"])
     tokens = flat(trace.get("cond_inputs", trace["state0/masked_tokens"]))
-    return build_condition([task] * len(tokens), tokens, shape, model)  # type: ignore[arg-type]
+    return build_condition([TASK_IDS[about["task_id"]]] * len(tokens), tokens, shape, model)  # type: ignore[arg-type]
 
 
 def toy(trace: Arrays, about: Mapping[str, Any], prefix: str, condition: Condition) -> Logits:
@@ -86,12 +85,14 @@ def test_every_decision_of_a_trace_is_the_official_one(
     trace, about = golden(f"{name}.npz"), golden_json("decode.json")[name]
     condition, config = condition_of_trace(trace, about), decoding_config(about)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    answer = guided(
-        toy(trace, about, "masked_inputs", condition),
-        toy(trace, about, "uncond_masked_inputs", condition),
-        condition.where,
-        config.guidance_scale,
-    )
+    hidden: list[Tensor] = []
+    told, untold = (toy(trace, about, key, condition) for key in ("masked_inputs", "uncond_masked_inputs"))
+
+    def free(latents: Tensor, unknown: Tensor) -> Tensor:
+        hidden.append(latents)
+        return untold(latents, unknown)
+
+    answer = guided(told, free, condition.where, config.guidance_scale)
 
     def logits(latents: Tensor, unknown: Tensor) -> Tensor:
         seen.append((latents, unknown, answer(latents, unknown)))
@@ -111,6 +112,11 @@ def test_every_decision_of_a_trace_is_the_official_one(
             agree("decoding", f"{name}: {what}, step {step}", ours, expected, tolerance=0, reason=EXACT)
         agree("decoding", f"{name}: logits of the toy, step {step}", found, flat(trace[f"step{step}/logits"]),
               tolerance=2e-5, relative=True, reason="float32 matrix products in another order")  # fmt: skip
+    for step, latents in enumerate(hidden):
+        expected = flat(trace[f"state{step}/uncond_masked_tokens"])
+        agree("decoding", f"{name}: shown without a condition, step {step}", latents, expected,
+              tolerance=0, reason=EXACT)  # fmt: skip
+    assert len(hidden) == (config.num_steps if config.guidance_scale else 0)
     agree("decoding", f"{name}: result", decoded.tokens, flat(trace["final_tokens"]), tolerance=0, reason=EXACT)
     assert [len(unknown[0].nonzero()) for _, unknown, _ in seen] == about["num_unknown_per_state_sample0"][:-1]
 

@@ -1,13 +1,14 @@
 """Condition masks and canvases of every task, against the official arrays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
 
-from magvit_scale.commit.tasks import SPECS, canvases_of, condition_mask, latent_mask
-from magvit_scale.config import TransformerConfig
+from magvit_scale.commit.tasks import SPECS, condition_mask, latent_mask
+from magvit_scale.config import Task, TransformerConfig
 from tests.numerics.official_names import TASK_NAMES
 
 Golden = Callable[[str], Mapping[str, np.ndarray]]
@@ -25,21 +26,20 @@ def test_masks_are_the_official_ones(golden: Golden, agree: Callable[..., None])
                   tolerance=0, reason="a mask")  # fmt: skip
 
 
-def test_canvases_are_the_official_ones(golden: Golden, agree: Callable[..., None]) -> None:
-    official = golden("task_cond_video_tiny.npz")
-    clip = rearrange(torch.from_numpy(official["video"]), "b t h w c -> b c t h w")
-    for task in canvases_of(GIVEN):
-        found = rearrange(SPECS[task].fill(clip), "b c t h w -> b t h w c")  # type: ignore[misc]
-        exact = task != "FI"
-        reason = "pixels are copied or black" if exact else "float32 interpolation between two frames"
-        agree("tasks", f"tiny canvas of {task}", found, official[GIVEN[task]],
-              tolerance=0 if exact else 2e-7, reason=reason)  # fmt: skip
+def stored_canvases(folder: Path, golden: Golden) -> Iterator[tuple[str, Task, np.ndarray, np.ndarray]]:
+    """Size, task, video and canvas: a size has a file with all tasks, or one for each and one with the video."""
+    for path in sorted(folder.glob("task_cond_video_*.npz")):
+        arrays, (size, *name) = golden(path.name), path.stem.removeprefix("task_cond_video_").split("_")
+        shown = {"_".join(name): arrays["cond_video"]} if name else dict(arrays)
+        video = golden(f"task_inputs_{size}.npz")["video"] if name else shown.pop("video")
+        yield from ((size, task, video, shown[name]) for task, name in GIVEN.items() if name in shown)
 
 
-def test_large_canvases_are_the_official_ones(golden: Golden, agree: Callable[..., None]) -> None:
-    (clip,) = golden("task_inputs_ucf.npz").values()
-    channels_first = rearrange(torch.from_numpy(clip), "b t h w c -> b c t h w")
-    for task in ("FP", "FI", "OPC", "IPC"):
-        (expected,) = golden(f"task_cond_video_ucf_{GIVEN[task]}.npz").values()
-        found = rearrange(SPECS[task].fill(channels_first), "b c t h w -> b t h w c")  # type: ignore[misc]
-        agree("tasks", f"ucf canvas of {task}", found, expected, tolerance=2e-7, reason="float32 interpolation")
+def test_canvases_are_the_official_ones(golden_folder: Path, golden: Golden, agree: Callable[..., None]) -> None:
+    found = set()
+    for size, task, video, expected in stored_canvases(golden_folder, golden):
+        clip = rearrange(torch.from_numpy(video), "b t h w c -> b c t h w")
+        canvas = rearrange(SPECS[task].fill(clip), "b c t h w -> b t h w c")  # type: ignore[misc]
+        agree("tasks", f"{size} canvas of {task}", canvas, expected, tolerance=0, reason="the same float32 operations")
+        found.add((size, task))
+    assert {("tiny", task) for task in GIVEN} | {("ucf", task) for task in ("FP", "FI", "OPC", "IPC")} <= found

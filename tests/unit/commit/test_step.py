@@ -285,7 +285,7 @@ def test_the_guard_stops_before_the_optimiser() -> None:
 
 @pytest.mark.parametrize("conditioning", ["canvas", "latent", "prefix"])
 def test_a_step_of_the_other_conditionings(conditioning: str) -> None:
-    """The baselines of MAGVIT's table 10: a condition that is fixed, or put before the latents, costs nothing."""
+    """The baselines of MAGVIT's ablation: a condition that is fixed, or put before the latents, costs nothing."""
     now = config(tasks=("OPV",), loss=CommitLossConfig(label_smoothing=0.0))
     size = 16 if conditioning == "prefix" else 0
     now = replace(now, model=replace(now.model, conditioning=conditioning, num_condition_tokens=size))
