@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from magvit_scale.commit.step import commit_step
+from magvit_scale.commit.tasks import CLIP, canvases_of
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.config import (
+    TASKS,
     ClipsConfig,
     DiscriminatorConfig,
     OptimConfig,
@@ -219,6 +221,9 @@ def clips_of(step: int) -> Tensor:
     return torch.rand(GLOBAL_BATCH_SIZE, *CLIP_SHAPE, generator=torch.Generator().manual_seed(step))
 
 
+CANVASES = (CLIP, *canvases_of(TASKS))
+
+
 def tokens_of(step: int) -> dict[str, Tensor]:
     """The global batch of token step."""
     generator = torch.Generator().manual_seed(step)
@@ -271,7 +276,7 @@ def train_commit_steps(ranks: Ranks, folder: Path) -> None:
 
         def step_once(step: int) -> dict[str, Tensor]:
             batch = {name: value.chunk(ranks.world_size)[ranks.rank] for name, value in tokens_of(step).items()}
-            return commit_step(engine, batch, step, COMMIT, lambda _: None)  # noqa: B023
+            return commit_step(engine, batch, step, COMMIT, CANVASES, lambda _: None)  # noqa: B023
 
         metrics = mean_metrics(step_once)
         write_result(ranks, folder / f"commit_stage{stage}", {"model": model}, metrics)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from magvit_scale.commit.step import commit_step
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
-from tests.distributed.cases import COMMIT, NUM_STEPS, STAGES, STRONG_LECAM, VQGAN, tokens_of
+from tests.distributed.cases import CANVASES, COMMIT, NUM_STEPS, STAGES, STRONG_LECAM, VQGAN, tokens_of
 from tests.distributed.plain_vqgan import PlainVQGAN, assert_close, named
 
 pytestmark = pytest.mark.distributed
@@ -93,7 +93,7 @@ def commit() -> tuple[CommitTransformer, dict[str, Tensor]]:
     engine = PlainEngine(model)
     metrics: dict[str, Tensor] = {}
     for step in range(NUM_STEPS):
-        found = commit_step(engine, tokens_of(step), step, COMMIT, lambda _: None)
+        found = commit_step(engine, tokens_of(step), step, COMMIT, CANVASES, lambda _: None)
         metrics |= {f"{name}@{step}": value for name, value in found.items()}
     return model, metrics
 

@@ -198,7 +198,7 @@ def test_a_transformers_tokens_come_from_its_tokenizer(name: str) -> None:
     clips = ("shards", "num_frames", "frame_stride", "size_px", "horizontal_flip")
     assert all(getattr(tokens.clips, key) == getattr(tokenizer.clips, key) for key in clips)
     assert (config.model.latent_shape, config.model.codebook_size) == ((4, 16, 16), tokenizer.model.codebook_size)
-    assert (config.mask_count, config.model.inpainting_token) == ("floor", "inpainting")
+    assert (config.mask_count, config.model.inpainting_token) == ("ceil", "inpainting")  # the paper's words
 
 
 @pytest.mark.parametrize("name", [name for name in runs("vqgan") if "_3d_" in name])
