@@ -45,12 +45,22 @@ def agree(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Asserts that two values agree, and records by how much for `python -m tests.numerics.report`."""
 
     def check(
-        component: str, what: str, found: Any, expected: Any, *, tolerance: float, reason: str, relative: bool = False
+        component: str,
+        what: str,
+        found: Any,
+        expected: Any,
+        *,
+        tolerance: float,
+        reason: str,
+        relative: bool = False,
+        case: str = "",
     ) -> None:
         difference = largest_difference(found, expected, relative=relative)
         made = Agreement(component, what, difference, tolerance, relative, reason, request.node.nodeid)
         request.config.stash.setdefault(AGREEMENTS, []).append(made)
         kind = "of the largest value" if relative else "absolute"
-        assert difference <= tolerance, f"{component}, {what}: {difference:.3g} {kind}, tolerance {tolerance:.3g}"
+        assert difference <= tolerance, (
+            f"{component}, {what} {case}: {difference:.3g} {kind}, tolerance {tolerance:.3g}"
+        )
 
     return check

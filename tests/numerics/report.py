@@ -15,7 +15,7 @@ from tests.numerics.agreement import AGREEMENTS, Agreement
 
 FOLDER = Path(__file__).parent
 START, END = "<!-- written by python -m tests.numerics.report -->", "<!-- end -->"
-HEAD = ["component", "compared", "largest difference", "tolerance", "why this tolerance", "test"]
+HEAD = ["component", "compared", "times", "largest difference", "tolerance", "why this tolerance", "test"]
 
 
 class Collector:
@@ -33,32 +33,33 @@ def main(arguments: Sequence[str]) -> int:
     """Runs tests/numerics; returns pytest's exit status."""
     collector = Collector()
     status = pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", str(FOLDER)], plugins=[collector])
-    table = markdown(worst_of_each(collector.agreements))
+    table = markdown(by_what(collector.agreements))
     sys.stdout.write(table + "\n")
     if arguments and status == 0:
         write_into(Path(arguments[0]), table)
     return int(status)
 
 
-def worst_of_each(agreements: Sequence[Agreement]) -> list[Agreement]:
-    """One line for each thing compared: the case that came nearest to its tolerance."""
+def by_what(agreements: Sequence[Agreement]) -> list[list[Agreement]]:
+    """The comparisons of one thing, of all its cases, the one nearest to its tolerance first."""
     groups: dict[tuple[str, str], list[Agreement]] = defaultdict(list)
     for made in agreements:
         groups[made.component, made.what].append(made)
-    return [max(group, key=lambda made: made.difference - made.tolerance) for _, group in sorted(groups.items())]
+    return [sorted(group, key=lambda made: made.tolerance - made.difference) for _, group in sorted(groups.items())]
 
 
-def markdown(agreements: Sequence[Agreement]) -> str:
-    """The table."""
-    rows = [HEAD, ["---"] * len(HEAD), *map(_cells, agreements)]
+def markdown(groups: Sequence[Sequence[Agreement]]) -> str:
+    """The table, a line for each thing compared."""
+    rows = [HEAD, ["---"] * len(HEAD), *map(_cells, groups)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _cells(made: Agreement) -> list[str]:
-    unit = " rel." if made.is_relative else ""
-    difference, tolerance = ("exact" if v == 0 else f"{v:.1e}{unit}" for v in (made.difference, made.tolerance))
-    name = made.test.removeprefix("tests/numerics/")
-    return [made.component, made.what, difference, tolerance, made.reason, f"`{name}`"]
+def _cells(group: Sequence[Agreement]) -> list[str]:
+    worst, times = group[0], str(len(group))
+    unit = " rel." if worst.is_relative else ""
+    difference, tolerance = ("exact" if v == 0 else f"{v:.1e}{unit}" for v in (worst.difference, worst.tolerance))
+    test = worst.test.removeprefix("tests/numerics/").split("[")[0]
+    return [worst.component, worst.what, times, difference, tolerance, worst.reason, f"`{test}`"]
 
 
 def write_into(path: Path, table: str) -> None:

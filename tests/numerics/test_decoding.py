@@ -101,7 +101,7 @@ def test_every_decision_of_a_trace_is_the_official_one(
     noise = stored_noise(trace, config.num_steps)
     decoded = decode(logits, condition.start, ~condition.is_fixed, config, noise)
     if "cond_mask" in trace:
-        agree("decoding", f"{name}: condition", condition.where, flat(trace["cond_mask"]), tolerance=0, reason=EXACT)
+        agree("decoding", "condition", condition.where, flat(trace["cond_mask"]), tolerance=0, reason=EXACT, case=name)
     for step, (latents, unknown, found) in enumerate(seen):
         for what, ours, official in (
             ("shown tokens", latents, f"state{step}/masked_tokens"),
@@ -109,15 +109,15 @@ def test_every_decision_of_a_trace_is_the_official_one(
             ("sampled tokens", decoded.tokens_by_step[step], f"state{step + 1}/full_tokens"),
         ):
             expected = flat(trace[official].reshape(trace["state0/masked_tokens"].shape))
-            agree("decoding", f"{name}: {what}, step {step}", ours, expected, tolerance=0, reason=EXACT)
-        agree("decoding", f"{name}: logits of the toy, step {step}", found, flat(trace[f"step{step}/logits"]),
-              tolerance=2e-5, relative=True, reason="float32 matrix products in another order")  # fmt: skip
+            agree("decoding", f"{what}, every step", ours, expected, tolerance=0, reason=EXACT, case=f"{name}, {step}")
+        agree("decoding", "logits of the toy model", found, flat(trace[f"step{step}/logits"]),
+              tolerance=2e-5, relative=True, reason="float32 matrix products in another order", case=f"{name}, {step}")  # fmt: skip
     for step, latents in enumerate(hidden):
         expected = flat(trace[f"state{step}/uncond_masked_tokens"])
-        agree("decoding", f"{name}: shown without a condition, step {step}", latents, expected,
-              tolerance=0, reason=EXACT)  # fmt: skip
+        agree("decoding", "tokens shown to the unguided branch, every step", latents, expected,
+              tolerance=0, reason=EXACT, case=f"{name}, {step}")  # fmt: skip
     assert len(hidden) == (config.num_steps if config.guidance_scale else 0)
-    agree("decoding", f"{name}: result", decoded.tokens, flat(trace["final_tokens"]), tolerance=0, reason=EXACT)
+    agree("decoding", "result", decoded.tokens, flat(trace["final_tokens"]), tolerance=0, reason=EXACT, case=name)
     assert [len(unknown[0].nonzero()) for _, unknown, _ in seen] == about["num_unknown_per_state_sample0"][:-1]
 
 
@@ -127,4 +127,4 @@ def test_top_p_keeps_the_official_codes(golden: Callable[[str], Arrays], agree: 
     for key in (key for key in official if key.startswith("topp/p")):
         share = float(key.removeprefix("topp/p"))
         kept = logits >= smallest_of_top_p(logits, share)
-        agree("decoding", f"codes kept by top-p {share}", kept, official[key] > -1e6, tolerance=0, reason=EXACT)
+        agree("decoding", "codes kept by top-p", kept, official[key] > -1e6, tolerance=0, reason=EXACT, case=str(share))

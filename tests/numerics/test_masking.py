@@ -40,8 +40,8 @@ def test_schedules_are_the_official_ones(golden: Golden, agree: Agree) -> None:
     assert {"cosine", "uniform", "exp", "log", "pow2.5", "poly:-1.0,1.0"} <= {schedule for schedule, _ in cases}
     for schedule, total in cases:
         found = mask_ratio(progress, schedule, int(total))
-        agree("schedules", f"{schedule}, {total} tokens", found, official[f"{schedule}/total{total}"],
-              tolerance=1e-6, reason="float32 powers and logarithms")  # fmt: skip
+        agree("schedules", f"{schedule.split(':')[0]}, share masked", found, official[f"{schedule}/total{total}"],
+              tolerance=1e-6, reason="float32 powers and logarithms", case=f"{schedule}, {total} tokens")  # fmt: skip
 
 
 def test_decoding_counts_are_the_official_ones(golden: Golden, agree: Agree) -> None:
@@ -51,8 +51,8 @@ def test_decoding_counts_are_the_official_ones(golden: Golden, agree: Agree) -> 
         num_steps = int(steps.removeprefix("decode_steps"))
         ratio = torch.cat([mask_ratio(torch.tensor([(i + 1) / num_steps]), schedule, 1024) for i in range(num_steps)])
         found = count_masked(ratio, 1024, "floor")
-        agree("schedules", f"{schedule}, tokens masked in {num_steps} steps", found, official[key],
-              tolerance=0, reason="counts")  # fmt: skip
+        agree("schedules", f"{schedule}, tokens masked per decoding step", found, official[key],
+              tolerance=0, reason="counts", case=f"{num_steps} steps")  # fmt: skip
 
 
 class Case:
@@ -125,7 +125,15 @@ def test_masking_given_the_scores_is_the_official_one(
             ("weights", token_weights(parts, case.loss), weights),
             ("targets", case.tokens[weights > 0], flat(case[f"{official}/targets"])[weights > 0]),
         ):
-            agree("masking", f"{name}, share {ratio:.2f}: {what}", found, expected, tolerance=0, reason=EXACT)
+            agree(
+                "masking",
+                f"{what} given the scores",
+                found,
+                expected,
+                tolerance=0,
+                reason=EXACT,
+                case=f"{name}, share {ratio:.2f}",
+            )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -144,7 +152,7 @@ def test_sequences_are_the_official_ones(
         ("sequence's targets", case.sequence(case.tokens)[where], case[f"{name}/generate/targets"][where.numpy()]),
         ("ahead of the latents", sequence[:, :size], case[f"{name}/generate_prefix_only/masked_inputs"]),
     ):
-        agree("masking", f"{name}: {what}", found, expected, tolerance=0, reason=EXACT)
+        agree("masking", f"{what} of the whole sequence", found, expected, tolerance=0, reason=EXACT, case=name)
 
 
 def test_plain_masks_are_the_official_ones(golden: Golden, agree: Agree) -> None:
@@ -157,4 +165,12 @@ def test_plain_masks_are_the_official_ones(golden: Golden, agree: Agree) -> None
         share = float(name.removeprefix(prefix).removesuffix(suffix))
         ratio, everywhere = torch.full((len(tokens),), share), torch.ones_like(scores, dtype=torch.bool)
         found = tokens.masked_fill(mask_share(scores, ratio, everywhere, "floor"), MASK_TOKEN)
-        agree("masking", f"plain mask of a share {share}", found, flat(official[name]), tolerance=0, reason=EXACT)
+        agree(
+            "masking",
+            "plain mask given the scores",
+            found,
+            flat(official[name]),
+            tolerance=0,
+            reason=EXACT,
+            case=f"share {share}",
+        )

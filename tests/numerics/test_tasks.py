@@ -21,9 +21,9 @@ def test_masks_are_the_official_ones(golden: Golden, agree: Callable[..., None])
         for task, name in GIVEN.items():
             pixels, latents = official[f"{size}/{name}/video_mask"], official[f"{size}/{name}/latent_mask"]
             found = latent_mask(task, latents.shape, TransformerConfig())
-            agree("tasks", f"{size} latents given by {task}", found, latents, tolerance=0, reason="a mask")
-            agree("tasks", f"{size} pixels given by {task}", condition_mask(task, pixels.shape), pixels,
-                  tolerance=0, reason="a mask")  # fmt: skip
+            agree("tasks", f"{task}: given latents", found, latents, tolerance=0, reason="a mask", case=size)
+            agree("tasks", f"{task}: given pixels", condition_mask(task, pixels.shape), pixels,
+                  tolerance=0, reason="a mask", case=size)  # fmt: skip
 
 
 def stored_canvases(folder: Path, golden: Golden) -> Iterator[tuple[str, Task, np.ndarray, np.ndarray]]:
@@ -40,6 +40,14 @@ def test_canvases_are_the_official_ones(golden_folder: Path, golden: Golden, agr
     for size, task, video, expected in stored_canvases(golden_folder, golden):
         clip = rearrange(torch.from_numpy(video), "b t h w c -> b c t h w")
         canvas = rearrange(SPECS[task].fill(clip), "b c t h w -> b t h w c")  # type: ignore[misc]
-        agree("tasks", f"{size} canvas of {task}", canvas, expected, tolerance=0, reason="the same float32 operations")
+        agree(
+            "tasks",
+            f"{task}: condition clip",
+            canvas,
+            expected,
+            tolerance=0,
+            reason="the same float32 operations",
+            case=size,
+        )
         found.add((size, task))
     assert {("tiny", task) for task in GIVEN} | {("ucf", task) for task in ("FP", "FI", "OPC", "IPC")} <= found
