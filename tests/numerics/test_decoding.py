@@ -110,8 +110,9 @@ def test_every_decision_of_a_trace_is_the_official_one(
         ):
             expected = flat(trace[official].reshape(trace["state0/masked_tokens"].shape))
             agree("decoding", f"{what}, every step", ours, expected, tolerance=0, reason=EXACT, case=f"{name}, {step}")
-        agree("decoding", "logits of the toy model", found, flat(trace[f"step{step}/logits"]),
-              tolerance=2e-5, relative=True, reason="float32 matrix products in another order", case=f"{name}, {step}")  # fmt: skip
+        reason, expected = "float32 matrix products in another order", flat(trace[f"step{step}/logits"])
+        close = {"tolerance": 2e-5, "relative": True, "reason": reason}
+        agree("decoding", "logits of the toy model", found, expected, **close, case=f"{name}, {step}")
     for step, latents in enumerate(hidden):
         expected = flat(trace[f"state{step}/uncond_masked_tokens"])
         agree("decoding", "tokens shown to the unguided branch, every step", latents, expected,

@@ -152,7 +152,7 @@ def test_sequences_are_the_official_ones(
         ("sequence's targets", case.sequence(case.tokens)[where], case[f"{name}/generate/targets"][where.numpy()]),
         ("ahead of the latents", sequence[:, :size], case[f"{name}/generate_prefix_only/masked_inputs"]),
     ):
-        agree("masking", f"{what} of the whole sequence", found, expected, tolerance=0, reason=EXACT, case=name)
+        agree("masking", f"whole sequence: {what}", found, expected, tolerance=0, reason=EXACT, case=name)
 
 
 def test_plain_masks_are_the_official_ones(golden: Golden, agree: Agree) -> None:

@@ -11,6 +11,7 @@ from magvit_scale.commit.transformer import CommitTransformer, Layer, decayed_pa
 from magvit_scale.config import Refusal, TransformerConfig
 
 BASE = {"num_layers": 12, "hidden_size": 768, "mlp_dim": 3072, "num_heads": 12}
+HUGE = {"num_layers": 32, "hidden_size": 1280, "mlp_dim": 5120, "num_heads": 16}
 LARGE = {"num_layers": 24, "hidden_size": 1024, "mlp_dim": 4096, "num_heads": 16}
 
 
@@ -51,6 +52,10 @@ def random_sequence(model: CommitTransformer, batch: int = 2) -> Tensor:
         (LARGE, 0, False, 1026, 1025, 305_464_322),
         (LARGE, 0, True, 1041, 1026, 305_480_721),
         (LARGE, 174, True, 1215, 1026, 305_659_071),
+        (HUGE, 101, False, 1127, 1025, 634_078_567),
+        (HUGE, 0, False, 1026, 1025, 633_949_186),
+        (HUGE, 0, True, 1041, 1026, 633_969_681),
+        (HUGE, 174, True, 1215, 1026, 634_192_575),
     ],
 )
 def test_parameters_are_as_many_as_the_official_ones(
