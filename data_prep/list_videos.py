@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from data_prep.images import IMAGE_EXTENSIONS, is_image, probe_image
 from magvit_scale.config import ListVideosConfig, Refusal, parse, refusals_end_the_program
-from magvit_scale.data.files import sha256, write_text
+from magvit_scale.files import sha256, write_text
 from magvit_scale.progress import progress
 from magvit_scale.video import VideoError, probe
 

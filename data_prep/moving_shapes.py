@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magvit_scale.config import MovingShapesConfig, Refusal, parse, refusals_end_the_program
-from magvit_scale.data.files import write_json
+from magvit_scale.files import write_json
 from magvit_scale.progress import progress
 from magvit_scale.video import encode_mp4
 

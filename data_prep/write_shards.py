@@ -30,7 +30,7 @@ from tqdm import tqdm
 from data_prep.images import decode_image, encode_jpeg, is_image
 from data_prep.list_videos import NO_CLASS, Record, read_manifest
 from magvit_scale.config import Refusal, WriteShardsConfig, parse, refusals_end_the_program
-from magvit_scale.data.files import npy_bytes, sha256, tar_written_aside, write_json, write_text
+from magvit_scale.files import npy_bytes, sha256, tar_written_aside, write_json, write_text
 from magvit_scale.progress import progress
 from magvit_scale.video import Frames, VideoError, decode, encode_mp4
 

@@ -12,7 +12,7 @@ from typing import Any
 from magvit_scale.commit.flax import transformer_leaves
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import Refusal
-from magvit_scale.data.files import write_npz
+from magvit_scale.files import write_npz
 from magvit_scale.flax_tree import tree_of
 from magvit_scale.pretrained import kind_of
 from magvit_scale.vqgan.autoencoder import VQGAN

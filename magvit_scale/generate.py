@@ -16,7 +16,7 @@ from torch import Tensor
 from magvit_scale.commit.tasks import condition_mask
 from magvit_scale.config import GenerateConfig, Task, dump, parse
 from magvit_scale.data.clips import held_out_clips, open_clips, to_frames, to_unit_range
-from magvit_scale.data.files import write_npz
+from magvit_scale.files import write_npz
 from magvit_scale.pipeline import Generated, MagvitPipeline
 from magvit_scale.progress import progress
 from magvit_scale.video import encode_mp4

@@ -16,7 +16,6 @@ from torch import Tensor
 from magvit_scale.commit.tasks import CLIP, canvases_of, condition_canvases
 from magvit_scale.config import PrecomputeTokensConfig, Refusal, parse
 from magvit_scale.data.clips import to_unit_range, views
-from magvit_scale.data.files import write_json
 from magvit_scale.data.shards import Dataset, load_dataset
 from magvit_scale.data.token_shards import (
     is_token_shard_done,
@@ -24,6 +23,7 @@ from magvit_scale.data.token_shards import (
     write_token_dataset,
     write_token_shard,
 )
+from magvit_scale.files import write_json
 from magvit_scale.pretrained import hash_model
 from magvit_scale.progress import progress
 from magvit_scale.training import distributed

@@ -4,12 +4,12 @@ Nothing here downloads. The files lie in one folder: that of the environment var
 ~/.cache/magvit_scale/weights. A file counts by its sha256 and by nothing else.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from magvit_scale.config import Refusal
+from magvit_scale.files import sha256
 
 FOLDER_VARIABLE = "MAGVIT_WEIGHTS"
 DEFAULT_FOLDER = "~/.cache/magvit_scale/weights"
@@ -63,17 +63,9 @@ def find_weights(name: str) -> Path:
             f"weights {name}: no file {weights.file} in {folder}; put {weights.url} (sha256 {weights.sha256}) there, "
             f"or set {FOLDER_VARIABLE} to the folder that has it"
         )
-    if (found := _sha256(path)) != weights.sha256:
+    if (found := sha256(path)) != weights.sha256:
         raise Refusal(
             f"weights {name}: {weights.file} in {folder} has sha256 {found} ({path.stat().st_size} bytes), expected "
             f"{weights.sha256} ({weights.num_bytes} bytes); put {weights.url} in its place"
         )
     return path
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

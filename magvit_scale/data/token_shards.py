@@ -27,8 +27,8 @@ from torch import Tensor
 from webdataset import TarWriter
 
 from magvit_scale.config import Refusal
-from magvit_scale.data.files import npy_bytes, sha256, write_json, written_aside
 from magvit_scale.data.shards import Order, keyed_generator
+from magvit_scale.files import npy_bytes, sha256, write_json, written_aside
 
 Tokens = NDArray[np.uint16]
 Labels = NDArray[np.int64]
