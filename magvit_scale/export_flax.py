@@ -7,23 +7,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from magvit_scale.commit.flax import transformer_leaves
-from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import Refusal
 from magvit_scale.files import write_npz
 from magvit_scale.flax_tree import tree_of
+from magvit_scale.import_flax import NETWORKS
 from magvit_scale.pretrained import kind_of
-from magvit_scale.vqgan.autoencoder import VQGAN
-from magvit_scale.vqgan.discriminator import Discriminator
-from magvit_scale.vqgan.flax import discriminator_leaves, vqgan_leaves
-
-LEAVES: dict[str, tuple[Any, Any]] = {
-    "VQGAN": (VQGAN, vqgan_leaves),
-    "Discriminator": (Discriminator, discriminator_leaves),
-    "CommitTransformer": (CommitTransformer, transformer_leaves),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--out", required=True, help="npz that receives the arrays by Flax path, as encoder/Conv_0/kernel"
     )
     given = parser.parse_args(argv)
-    if (kind := kind_of(given.model)) not in LEAVES:
-        raise Refusal(f"{given.model}: is a {kind}, expected one of {', '.join(LEAVES)}")
-    build, leaves = LEAVES[kind]
-    tree = tree_of(leaves(build.from_pretrained(given.model)))
+    if (kind := kind_of(given.model)) not in NETWORKS:
+        raise Refusal(f"{given.model}: is a {kind}, expected one of {', '.join(NETWORKS)}")
+    network = NETWORKS[kind]
+    tree = tree_of(network.leaves(network.build.from_pretrained(given.model)))
     write_npz(Path(given.out), tree)
     sys.stdout.write(f"{len(tree)} tensors -> {given.out}\n")

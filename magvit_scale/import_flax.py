@@ -18,44 +18,72 @@ from magvit_scale.vqgan.autoencoder import VQGAN
 from magvit_scale.vqgan.discriminator import Discriminator
 from magvit_scale.vqgan.flax import discriminator_leaves, discriminator_sizes, vqgan_leaves, vqgan_sizes
 
-NO_TREE_TELLS = (
-    "No tree tells padding and temporal_downsample: here {0.padding} and {0.temporal_downsample}; the released "
-    "configurations pad with zeros (model.padding=zeros).\n"
-)
-
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of tree."""
+class Network:
+    """One of our networks, and what its official tree tells of it."""
 
-    build: Callable[[Any], Any]
+    build: Any
+    """The class."""
     leaves: Callable[[Any], list[Leaf]]
-    sizes: Callable[[Tree, str], dict[str, Any]]
-    """What the tree's shapes tell of the config."""
+    sizes: Callable[..., dict[str, Any]]
+    """(tree, source, and `ndim` where a network has it) -> what the shapes tell of the config."""
     schema: type
     """The training configuration that the CONFIG files are of."""
     part: str
     """The field of it that describes the network."""
-    decided: dict[str, Any]
-    """What the kind itself tells."""
+    untold: tuple[str, ...]
+    """Fields that no tree tells: a wrong one imports without an error."""
+    released: str
+    """What the released code trains with, where our defaults are the paper's."""
 
 
-def _vqgan(ndim: int) -> Kind:
-    return Kind(VQGAN, vqgan_leaves, vqgan_sizes, TrainVQGANConfig, "model", {"ndim": ndim})
-
-
-def _discriminator(ndim: int) -> Kind:
-    leaves, sizes = discriminator_leaves, discriminator_sizes
-    return Kind(Discriminator, leaves, sizes, TrainVQGANConfig, "discriminator", {"ndim": ndim})
-
-
-KINDS = {
-    "vqgan2d": _vqgan(2),
-    "vqgan3d": _vqgan(3),
-    "discriminator2d": _discriminator(2),
-    "discriminator3d": _discriminator(3),
-    "transformer": Kind(CommitTransformer, transformer_leaves, transformer_sizes, TrainCommitConfig, "model", {}),
+NETWORKS = {
+    "VQGAN": Network(
+        VQGAN,
+        vqgan_leaves,
+        vqgan_sizes,
+        TrainVQGANConfig,
+        part="model",
+        untold=("padding", "temporal_downsample", "num_groups"),
+        released="model.padding=zeros",
+    ),
+    "Discriminator": Network(
+        Discriminator,
+        discriminator_leaves,
+        discriminator_sizes,
+        TrainVQGANConfig,
+        part="discriminator",
+        untold=("clip_shape", "resample"),
+        released="discriminator.resample=average",
+    ),
+    "CommitTransformer": Network(
+        CommitTransformer,
+        transformer_leaves,
+        transformer_sizes,
+        TrainCommitConfig,
+        part="model",
+        untold=(
+            "latent_shape",
+            "codebook_size",
+            "num_classes",
+            "inpainting_token",
+            "conditioning",
+            "dynamic_condition",
+        ),
+        released="model.inpainting_token=outpainting",
+    ),
 }
+"""By the class name that a model folder's config.json holds."""
+
+KINDS: dict[str, tuple[str, dict[str, int]]] = {
+    "vqgan2d": ("VQGAN", {"ndim": 2}),
+    "vqgan3d": ("VQGAN", {"ndim": 3}),
+    "discriminator2d": ("Discriminator", {"ndim": 2}),
+    "discriminator3d": ("Discriminator", {"ndim": 3}),
+    "transformer": ("CommitTransformer", {}),
+}
+"""Network and what the kind decides of its config."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,28 +92,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         Refusal: an unread or an unfilled tensor, or sizes that disagree with the config.
     """
-    given = _parser().parse_args(argv)
-    kind, tree = KINDS[given.kind], read_tree(given.params, given.subtree)
-    model = build_model(kind, tree, given.params, given.config)
-    leaves = kind.leaves(model)
+    given = _parser().parse_intermixed_args(argv)
+    name, decided = KINDS[given.kind]
+    network, tree = NETWORKS[name], read_tree(given.params, given.subtree)
+    model = build_model(network, decided, tree, given.params, given.config)
+    leaves = network.leaves(model)
     fill_from_tree(leaves, tree, given.params)
     model.save_pretrained(given.out)
-    count = sum(leaf.parameter.numel() for leaf in leaves)
-    sys.stdout.write(f"{len(leaves)} tensors, {count:,} parameters -> {given.out}\n{model.config}\n")
-    if kind.build is VQGAN:
-        sys.stdout.write(NO_TREE_TELLS.format(model.config))
+    sys.stdout.write("\n".join([*describe_import(network, model, leaves, given.out), ""]))
 
 
-def build_model(kind: Kind, tree: Tree, source: str, arguments: Sequence[str]) -> Any:
+def build_model(network: Network, decided: dict[str, int], tree: Tree, source: str, arguments: Sequence[str]) -> Any:
     """An empty model of the sizes that tree, CONFIG files and key=value give, in this order."""
     overrides = [argument for argument in arguments if "=" in argument]
     files = [argument for argument in arguments if "=" not in argument]
-    known = {kind.part: kind.decided | kind.sizes(tree, source)}
-    config = load_part(kind.schema, kind.part, [known, *files], overrides)
-    for name, value in kind.decided.items():
+    if strange := [override for override in overrides if override.split(".")[0] != network.part]:
+        raise Refusal(f"{strange[0]}: expected keys of this network, {network.part}.KEY=VALUE")
+    known = {network.part: decided | network.sizes(tree, source, **decided)}
+    config = load_part(network.schema, network.part, [known, *files], overrides)
+    for name, value in decided.items():
         if getattr(config, name) != value:
-            raise Refusal(f"{kind.part}.{name}={getattr(config, name)}, --kind says {value}; leave one of them out")
-    return kind.build(config)
+            raise Refusal(f"{network.part}.{name}={getattr(config, name)}, --kind says {value}; leave one of them out")
+    return network.build(config)
+
+
+def describe_import(network: Network, model: Any, leaves: Sequence[Leaf], out: str) -> list[str]:
+    """What was read, and what had to be taken on trust."""
+    count = sum(leaf.parameter.numel() for leaf in leaves)
+    untold = ", ".join(f"{name}={getattr(model.config, name)}" for name in network.untold)
+    return [
+        f"{len(leaves)} tensors, {count:,} parameters -> {out}",
+        str(model.config),
+        f"No tree tells {untold}; the released code has {network.released}.",
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,7 +137,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--kind", required=True, choices=KINDS, help="which network the tree is of")
-    parser.add_argument("--params", required=True, help="an npz by Flax path, or a folder of NAME.params-N.npz parts")
+    parser.add_argument(
+        "--params", required=True, help="npz by Flax path, folder of NAME.params-N.npz parts, or FOLDER/NAME"
+    )
     parser.add_argument("--out", required=True, help="folder that receives config.json and model.safetensors")
     parser.add_argument("--subtree", help="only what lies under this path, as ema_params (default: params, if there)")
     parser.add_argument("config", nargs="*", help="CONFIG.yaml of a training run, key=value")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from magvit_scale.commit.masking import choose_masked, mask_ratio
+from magvit_scale.commit.masking import choose_masked, count_masked, mask_ratio
 from magvit_scale.commit.tasks import MASK_TOKEN
 from magvit_scale.config import DecodingConfig
 
@@ -79,7 +79,7 @@ def decode(logits: Logits, start: Tensor, unknown: Tensor, config: DecodingConfi
         # Step c: temperature, top-k and top-p shape what is sampled, never how sure the model is of it.
         confidence = answer.log_softmax(-1).gather(2, sampled[..., None])[..., 0]
         confidence = confidence + config.choice_temperature * (1 - progress) * gumbel(confidence.shape)
-        unknown = _keep_unknown(confidence, unknown, num_unknown, progress, config.schedule)
+        unknown = _keep_unknown(confidence, unknown, num_unknown, progress, config)
         current = torch.where(unknown, start, sampled)
         guesses.append(sampled)
         fixed.append(~unknown)
@@ -100,18 +100,22 @@ def _sample(logits: Tensor, noise: Tensor, config: DecodingConfig) -> Tensor:
 
 
 def smallest_of_top_p(logits: Tensor, top_p: float) -> Tensor:
-    """'... k' -> '... 1': the logit at which the likeliest codes' probabilities first add up to `top_p`."""
+    """'... k' -> '... 1': the logit at which the likeliest codes' probabilities first add up to `top_p` (spec
+    section 9).
+    """
     descending = logits.sort(dim=-1, descending=True).values
     last = (descending.softmax(-1).cumsum(-1) < top_p).sum(-1, keepdim=True)
     return descending.gather(-1, last.clamp(max=logits.shape[-1] - 1))
 
 
-def _keep_unknown(confidence: Tensor, unknown: Tensor, num_unknown: Tensor, progress: float, schedule: str) -> Tensor:
+def _keep_unknown(
+    confidence: Tensor, unknown: Tensor, num_unknown: Tensor, progress: float, config: DecodingConfig
+) -> Tensor:
     """The least confident unknown tokens stay unknown, as many as the schedule says; at least one is fixed per step.
 
     The schedule's share is of the `num_unknown` ('b') that were unknown at first (spec section 9, steps d and e).
     """
-    ratio = mask_ratio(torch.tensor(progress), schedule, unknown.shape[1]).to(unknown.device)
+    ratio = mask_ratio(torch.tensor(progress), config.schedule, unknown.shape[1]).to(unknown.device)
     most = (unknown.sum(1) - 1).clamp(min=0)
-    count = (ratio * num_unknown).floor().long().clamp(min=1).minimum(most)
+    count = count_masked(ratio, num_unknown, config.mask_count).minimum(most)
     return choose_masked(confidence.masked_fill(~unknown, torch.inf), count)

@@ -9,6 +9,13 @@ from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.flax_tree import Leaf, Tree, count_layers, layer_leaves, shape_of
 
 EMBEDDING, HEAD = "BertEmbed_0", "BertMlmLayer_0"
+LAYERS = {
+    "attention_norm": "BertAttention_0/attention_output_ln",
+    "expand": "BertMlp_0/intermediate_output",
+    "contract": "BertMlp_0/layer_output",
+    "mlp_norm": "BertMlp_0/layer_output_ln",
+}
+"""Our names of a layer's parts and Flax's, but for the attention's projections."""
 
 
 def transformer_leaves(model: CommitTransformer) -> list[Leaf]:
@@ -22,14 +29,6 @@ def transformer_leaves(model: CommitTransformer) -> list[Leaf]:
         *layer_leaves(f"{HEAD}/mlm_ln", model.head_norm),
         Leaf(f"{HEAD}/mlm_bias/bias", model.head_bias, "v -> v"),
     ]
-
-
-LAYERS = {
-    "attention_norm": "BertAttention_0/attention_output_ln",
-    "expand": "BertMlp_0/intermediate_output",
-    "contract": "BertMlp_0/layer_output",
-    "mlp_norm": "BertMlp_0/layer_output_ln",
-}
 
 
 def _layer(model: CommitTransformer, index: int) -> list[Leaf]:
@@ -61,7 +60,7 @@ def transformer_sizes(tree: Tree, source: str | Path) -> dict[str, Any]:
     attention, mlp = "BertLayer_0/BertAttention_0/self_attention", "BertLayer_0/BertMlp_0"
     return {
         "num_layers": count_layers(tree, "BertLayer_"),
-        "hidden_size": shape_of(tree, f"{EMBEDDING}/word_embeddings/embedding", source)[1],
-        "mlp_dim": shape_of(tree, f"{mlp}/intermediate_output/kernel", source)[1],
-        "num_heads": shape_of(tree, f"{attention}/query/kernel", source)[1],
+        "hidden_size": shape_of(tree, f"{EMBEDDING}/word_embeddings/embedding", 2, source)[1],
+        "mlp_dim": shape_of(tree, f"{mlp}/intermediate_output/kernel", 2, source)[1],
+        "num_heads": shape_of(tree, f"{attention}/query/kernel", 3, source)[1],
     }

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from magvit_scale.config.reading import Refusal
+from magvit_scale.config.reading import Refusal, refuse_below_one
 from magvit_scale.config.training import OptimConfig, RunConfig
 
 Task = Literal["FP", "FI", "OPC", "OPV", "OPH", "OPD", "IPC", "IPD", "CG", "CFP", "FP5"]
@@ -40,6 +40,16 @@ class TransformerConfig:
     """Which latents OPD and IPD give: `code`, the pixels' rule at the latents' shape; `paper`, a latent whose 4x8x8
     pixels hold any given one."""
     dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that no network can have."""
+        names = ("num_layers", "hidden_size", "mlp_dim", "num_heads")
+        known = {"codebook_size": self.codebook_size or 1, "latent_shape": min(self.latent_shape or (1,))}
+        refuse_below_one("model", {name: getattr(self, name) for name in names} | known)
+        if self.hidden_size % self.num_heads:
+            raise Refusal(f"model.num_heads={self.num_heads} does not divide model.hidden_size={self.hidden_size}")
+        if self.num_classes is not None and self.num_classes < 0:
+            raise Refusal(f"model.num_classes={self.num_classes}: expected at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +97,8 @@ class DecodingConfig:
     """Samples among so many likeliest codes; 0 takes all, 1 the likeliest without noise."""
     top_p: float = 0.0
     """Samples among the likeliest codes whose probabilities first add up to this; 0 takes all."""
+    mask_count: Literal["floor", "ceil"] = "floor"
+    """Rounding of the number of tokens that stay masked: `floor` the released code, `ceil` the paper."""
     schedule: str = "cosine"
     """cosine, uniform, exp, log, pow<X> as pow2.5 (1 - r^X), or poly:<coefficients> as poly:-1.0,1.0 (of r, the highest
     power first)."""

@@ -10,7 +10,7 @@ import inspect
 import itertools
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -43,6 +43,13 @@ def parse(schema: type[Config], argv: Sequence[str] | None = None) -> Config:
     return load(schema, [argument for argument in arguments if "=" not in argument], overrides)
 
 
+def refuse_below_one(part: str, values: Mapping[str, int]) -> None:
+    """Refuses counts and sizes that are not at least 1, by name."""
+    for name, value in values.items():
+        if value < 1:
+            raise Refusal(f"{part}.{name}={value}: expected at least 1")
+
+
 @contextmanager
 def refusals_end_the_program(program: str) -> Iterator[None]:
     """Turns bad input and a failing disk into one line on stderr and exit status 1; a defect keeps its traceback."""
@@ -72,8 +79,8 @@ def load_part(schema: type, part: str, sources: Sequence[Source], overrides: Seq
 
 def _merge(schema: type, sources: Sequence[Source], overrides: Sequence[str]) -> Any:
     merged = OmegaConf.structured(schema)
-    for source in [*sources, *([list(overrides)] if overrides else [])]:
-        name = str(source) if isinstance(source, str | Path) else "configuration"
+    for source in [*sources, *([override] for override in overrides)]:
+        name = source[0] if isinstance(source, list) else str(source) if isinstance(source, str | Path) else "config"
         try:
             merged = OmegaConf.merge(merged, _read(source))
         except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from magvit_scale.config.reading import Refusal
+from magvit_scale.config.reading import refuse_below_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,5 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuses counts that no run can have."""
-        for name in ("steps", "global_batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise Refusal(f"run.{name}={getattr(self, name)}: expected at least 1")
+        names = ("steps", "global_batch_size", "log_every", "checkpoint_every", "keep_checkpoints")
+        refuse_below_one("run", {name: getattr(self, name) for name in names})

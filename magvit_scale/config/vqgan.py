@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from magvit_scale.config.data import ClipsConfig
+from magvit_scale.config.reading import Refusal, refuse_below_one
 from magvit_scale.config.training import OptimConfig, RunConfig
 
 Padding = Literal["reflect", "zeros"]
@@ -29,6 +30,15 @@ class VQGANConfig:
     num_groups: int = 32
     """Groups of every GroupNorm."""
 
+    def __post_init__(self) -> None:
+        """Refuses widths that no network can have."""
+        names = ("base_channels", "embedding_dim", "codebook_size", "num_groups")
+        refuse_below_one("model", {name: getattr(self, name) for name in names})
+        refuse_below_one("model", {"channel_multipliers": min(self.channel_multipliers, default=0)})
+        for width in (self.base_channels, *(self.base_channels * m for m in self.channel_multipliers)):
+            if width % self.num_groups:
+                raise Refusal(f"model.num_groups={self.num_groups} does not divide a width of {width} channels")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
@@ -42,6 +52,11 @@ class DiscriminatorConfig:
     """(t, h, w) for which its first dense layer is built (2D ignores t); null takes that of the clips."""
     resample: Literal["average", "blur"] = "average"
     """How sides are halved; `blur`, a [1, 3, 3, 1] kernel, is 2D only and in no configuration of the paper."""
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that no network can have."""
+        sizes = {"base_channels": self.base_channels, "channel_multipliers": min(self.channel_multipliers, default=1)}
+        refuse_below_one("discriminator", sizes | {"clip_shape": min(self.clip_shape or (1,))})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,8 @@ class FeatureStatistics:
 
 
 def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
-    """Squared 2-Wasserstein distance between the two Gaussians: |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2).
+    """Squared 2-Wasserstein distance between the two Gaussians: |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2)
+    (spec section 10.1).
 
     tr (S1 S2)^1/2 is the sum of the singular values of S1^1/2 S2^1/2. Both roots are symmetric, so it stays real and
     exact where a covariance has no full rank (fewer clips than features), where a general matrix root turns complex.

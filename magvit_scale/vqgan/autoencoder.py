@@ -31,6 +31,12 @@ def _stage_channels(config: VQGANConfig) -> list[int]:
     return [config.base_channels * multiplier for multiplier in config.channel_multipliers]
 
 
+def _time_flags(config: VQGANConfig) -> tuple[bool, ...]:
+    """Which down-samplers, shallow to deep, halve time as well."""
+    num_downsamplers = len(config.channel_multipliers) - 1
+    return config.temporal_downsample[:num_downsamplers] if config.ndim == 3 else (False,) * num_downsamplers
+
+
 class Encoder(nn.Module):
     """Clip -> latents: residual stages with average pooling between them."""
 
@@ -51,7 +57,7 @@ class Encoder(nn.Module):
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index < len(self.stages) - 1:
-                x = pool(x, self.config.ndim, time=self.config.temporal_downsample[index])
+                x = pool(x, self.config.ndim, time=_time_flags(self.config)[index])
         return self.conv_out(F.silu(self.norm_out(self.middle(x))))
 
 
@@ -78,7 +84,7 @@ class Decoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """'b d [t] h w' -> 'b 3 [t] h w', not clipped."""
         x = self.middle(self.conv_in(latents))
-        flags = self.config.temporal_downsample[: len(self.upsamplers)][::-1]
+        flags = _time_flags(self.config)[::-1]
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index < len(self.upsamplers):
@@ -91,7 +97,7 @@ class VQGAN(nn.Module):
 
     def __init__(self, config: VQGANConfig, entropy_temperature: float = 0.01):
         super().__init__()
-        if len(config.temporal_downsample) < len(config.channel_multipliers) - 1:
+        if config.ndim == 3 and len(_time_flags(config)) < len(config.channel_multipliers) - 1:
             raise Refusal(
                 f"model.temporal_downsample has {len(config.temporal_downsample)} flags, expected one for each of the "
                 f"{len(config.channel_multipliers) - 1} down-samplers"
@@ -104,9 +110,8 @@ class VQGAN(nn.Module):
     @property
     def downsample(self) -> tuple[int, int, int]:
         """Factors from clip to latents along (t, h, w)."""
-        num_downsamplers = len(self.config.channel_multipliers) - 1
-        time = sum(self.config.temporal_downsample[:num_downsamplers]) if self.config.ndim == 3 else 0
-        return 2**time, 2**num_downsamplers, 2**num_downsamplers
+        flags = _time_flags(self.config)
+        return 2 ** sum(flags), 2 ** len(flags), 2 ** len(flags)
 
     def encode(self, clip: Tensor) -> Tensor:
         """Clip -> latents before the quantiser.

@@ -40,7 +40,9 @@ def group_norm(num_groups: int, channels: int) -> nn.GroupNorm:
 
 
 def pool(x: Tensor, ndim: int, time: bool = True) -> Tensor:
-    """Mean over windows of 2 in h and w, and in t where `time`; TF's SAME rule, so a lone last cell is its own mean."""
+    """Mean over windows of 2 in h and w, and in t where `time`; TF's SAME rule, so a lone last cell is its own mean
+    (spec 1.5).
+    """
     # A side of one cell is its own mean; avg_pool3d refuses a window that is larger than a side.
     window = [min(2, side) for side in x.shape[2:]]
     if ndim == 3 and not time:
@@ -57,7 +59,7 @@ def blur(x: Tensor) -> Tensor:
 
 
 def upsample(x: Tensor, ndim: int, time: bool = True) -> Tensor:
-    """Repeats every cell twice in h and w, and in t where `time`."""
+    """Repeats every cell twice in h and w, and in t where `time` (spec 1.3)."""
     scale = (2.0,) * ndim if time or ndim == 2 else (1.0, 2.0, 2.0)
     return F.interpolate(x, scale_factor=scale, mode="nearest")
 

@@ -58,7 +58,8 @@ class Discriminator(nn.Module):
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
         if config.ndim is None or config.clip_shape is None:
-            raise Refusal("discriminator.ndim and discriminator.clip_shape must be known to build the discriminator")
+            unknown = "ndim" if config.ndim is None else "clip_shape"
+            raise Refusal(f"discriminator.{unknown} must be known to build the discriminator; give it")
         if config.resample == "blur" and config.ndim == 3:
             raise Refusal("discriminator.resample=blur is 2D only; use average")
         self.config = config

@@ -61,33 +61,35 @@ def _all_layers(prefix: str, layers: Layers) -> list[Leaf]:
     return [leaf for name, layer in layers.items() for leaf in layer_leaves(prefix + name, layer)]
 
 
-def vqgan_sizes(tree: Tree, source: str | Path) -> dict[str, Any]:
+def vqgan_sizes(tree: Tree, source: str | Path, ndim: int) -> dict[str, Any]:
     """The fields of VQGANConfig that the shapes of a tree tell; temporal_downsample and padding they do not."""
-    base_channels = shape_of(tree, "encoder/Conv_0/kernel", source)[-1]
+    num_axes = ndim + 2
+    base_channels = shape_of(tree, "encoder/Conv_0/kernel", num_axes, source)[-1]
     num_stages = max(1, count_layers(tree, "decoder/Conv_") - 1)
     num_res_blocks = count_layers(tree, "encoder/ResBlock_") // (num_stages + 1)
     firsts = [f"encoder/ResBlock_{num_res_blocks * stage}/Conv_0/kernel" for stage in range(num_stages)]
-    codebook_size, embedding_dim = shape_of(tree, "quantizer/codebook", source)
+    codebook_size, embedding_dim = shape_of(tree, "quantizer/codebook", 2, source)
     return {
         "base_channels": base_channels,
-        "channel_multipliers": [shape_of(tree, path, source)[-1] // base_channels for path in firsts],
+        "channel_multipliers": [shape_of(tree, path, num_axes, source)[-1] // base_channels for path in firsts],
         "num_res_blocks": num_res_blocks,
         "codebook_size": codebook_size,
         "embedding_dim": embedding_dim,
     }
 
 
-def discriminator_sizes(tree: Tree, source: str | Path) -> dict[str, Any]:
-    """The fields of DiscriminatorConfig that the shapes of a tree tell; `clip_shape` where one frame of a square is
-    left, as in every official run.
+def discriminator_sizes(tree: Tree, source: str | Path, ndim: int) -> dict[str, Any]:
+    """The fields of DiscriminatorConfig that the shapes of a tree tell; `clip_shape` is a guess: that of a square
+    clip of which one frame is left, as in every official run.
     """
-    base_channels = shape_of(tree, "Conv_0/kernel", source)[-1]
+    num_axes = ndim + 2
+    base_channels = shape_of(tree, "Conv_0/kernel", num_axes, source)[-1]
     blocks = [f"ResBlock_{index}/Conv_2/kernel" for index in range(count_layers(tree, "ResBlock_"))]
-    dense_inputs, channels = shape_of(tree, "Dense_0/kernel", source)
+    dense_inputs, channels = shape_of(tree, "Dense_0/kernel", 2, source)
     side, factor = isqrt(dense_inputs // channels), 2 ** len(blocks)
     is_square = side**2 * channels == dense_inputs
     return {
         "base_channels": base_channels,
-        "channel_multipliers": [shape_of(tree, path, source)[-1] // base_channels for path in blocks],
+        "channel_multipliers": [shape_of(tree, path, num_axes, source)[-1] // base_channels for path in blocks],
         "clip_shape": [factor, side * factor, side * factor] if is_square else None,
     }

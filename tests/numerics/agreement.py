@@ -30,12 +30,13 @@ def largest_difference(found: Any, expected: Any, *, relative: bool) -> float:
     """max|found - expected| in float64, divided by max|expected| where `relative`; infinite where a value is no number.
 
     Raises:
-        AssertionError: the shapes differ.
+        AssertionError: the shapes differ, or hold nothing.
     """
     ours, theirs = (np.asarray(v.detach() if isinstance(v, torch.Tensor) else v) for v in (found, expected))
     assert ours.shape == theirs.shape, f"shape {ours.shape}, expected {theirs.shape}"
-    difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(initial=0.0)
-    scale = np.abs(theirs.astype(np.float64)).max(initial=0.0) if relative else 1.0
+    assert theirs.size, "nothing to compare"
+    difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max()
+    scale = np.abs(theirs.astype(np.float64)).max() if relative else 1.0
     if np.isnan(difference):
         return float("inf")
     return float(difference / scale) if difference else 0.0

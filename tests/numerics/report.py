@@ -4,6 +4,7 @@
 file. Reads the reference arrays of MAGVIT_GOLDEN_DIR.
 """
 
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ class Collector:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs tests/numerics; returns pytest's exit status."""
+    if not os.environ.get("MAGVIT_GOLDEN_DIR"):
+        sys.exit("MAGVIT_GOLDEN_DIR is not set: nothing to compare with; set it to the folder of the official arrays")
     collector = Collector()
     status = pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", str(FOLDER)], plugins=[collector])
     table = markdown(by_what(collector.agreements))

@@ -41,6 +41,13 @@ def stems() -> list[str]:
     return sorted(found.union(REQUIRED))
 
 
+def time_flags(vqvae: dict[str, Any]) -> list[bool]:
+    """One flag per down-sampler; the official number n means that the first n are set."""
+    given = vqvae["temporal_downsample"]
+    count = len(vqvae["channel_multipliers"]) - 1
+    return [index < given for index in range(count)] if isinstance(given, int) else given
+
+
 @dataclass
 class Case:
     """One official VQGAN, its answers and ours."""
@@ -57,8 +64,9 @@ def case(request: pytest.FixtureRequest, golden_folder, golden, golden_json, tmp
     stem, folder = request.param, tmp_path_factory.mktemp("vqgan")
     facts, ndim = golden_json(f"{stem}.json"), int(stem[5])
     vqvae = facts["config"]["vqvae"]
-    padding = "zeros" if vqvae.get("custom_conv_padding") is None else "reflect"
-    flags = [f"model.temporal_downsample={list_of(vqvae['temporal_downsample'])}"] if ndim == 3 else []
+    official_padding = vqvae.get("custom_conv_padding" if ndim == 3 else "encoder_conv_padding")
+    padding = {None: "zeros", "constant": "zeros", "reflect": "reflect"}[official_padding]
+    flags = [f"model.temporal_downsample={list_of(time_flags(vqvae))}"] if ndim == 3 else []
     params = parts_of(stem, golden_folder, folder / "parts")
     out = imported(f"vqgan{ndim}d", params, folder / "model", f"model.padding={padding}", *flags)
     return Case(stem, ndim, VQGAN.from_pretrained(out), golden(f"{stem}.io.npz"), facts)

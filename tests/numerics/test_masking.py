@@ -100,7 +100,7 @@ class Case:
 
     def sequence(self, latents: Tensor) -> Tensor:
         most = max(self.condition.before.shape[1] - 1, 0)
-        tiny = {"num_layers": 0, "hidden_size": 2, "mlp_dim": 2, "num_heads": 1, "num_condition_tokens": most}
+        tiny = {"num_layers": 1, "hidden_size": 2, "mlp_dim": 2, "num_heads": 1, "num_condition_tokens": most}
         with torch.device("meta"):
             transformer = CommitTransformer(replace(self.model, **tiny))  # type: ignore[arg-type]
         labels = self.labels[:, 0] if self.about["config"].get("class_conditional") else torch.full((len(latents),), -1)

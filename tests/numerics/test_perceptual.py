@@ -17,6 +17,7 @@ from magvit_scale.vqgan.perceptual import PerceptualLoss
 from tests.frozen_networks import VGG16_WIDTHS, resnet50_tensors, vgg16_tensors, weights_of_random_numbers
 
 Arrays = dict[str, np.ndarray]
+NAME = "perceptual (against numpy)"
 DEEP = "float32 through 50 layers of random weights"
 
 
@@ -117,9 +118,17 @@ def test_resnet_logits(networks: dict[str, PerceptualLoss], agree: Callable[...,
     logits = [logits_by_hand(frames_of(clip)) for clip in (real, fake)]
     network = networks["resnet50_logits"].distance.network
     found = network(real[0].transpose(0, 1))
-    agree("perceptual", "ResNet-50 logits, SAME padding", found, logits[0], relative=True, tolerance=1e-5, reason=DEEP)
     agree(
-        "perceptual",
+        NAME,
+        "ResNet-50 logits, SAME padding",
+        found,
+        logits[0],
+        relative=True,
+        tolerance=1e-5,
+        reason=DEEP,
+    )
+    agree(
+        NAME,
         "ResNet-50 logit distance",
         networks["resnet50_logits"](real, fake),
         ((logits[0] - logits[1]) ** 2).mean(),
@@ -134,7 +143,7 @@ def test_lpips_on_vgg16(networks: dict[str, PerceptualLoss], agree: Callable[...
     real, fake = clips(2, 16, 24), clips(3, 16, 24)
     expected = lpips_by_hand(frames_of(real), frames_of(fake))
     agree(
-        "perceptual",
+        NAME,
         "LPIPS on VGG16",
         networks["lpips_vgg"](real, fake),
         expected,
@@ -160,7 +169,7 @@ def test_resize_to_224(
     seen = what_the_network_sees(networks["resnet50_logits"], clip)
     rows, columns = linear_resize_matrix(height, 224), linear_resize_matrix(width, 224)
     agree(
-        "perceptual",
+        NAME,
         "half-pixel resize to 224 px",
         seen,
         rows @ frames_of(clip) @ columns.T,

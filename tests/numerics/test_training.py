@@ -24,7 +24,7 @@ from magvit_scale.vqgan.autoencoder import VQGAN
 from magvit_scale.vqgan.discriminator import Discriminator
 from magvit_scale.vqgan.flax import discriminator_leaves, vqgan_leaves
 from magvit_scale.vqgan.step import vqgan_step
-from tests.numerics.official import Agree, clip_of, imported, under
+from tests.numerics.official import Agree, clip_of, imported, list_of, under
 
 METRICS = {
     "loss/reconstruction": "reconstruction_loss",
@@ -136,7 +136,13 @@ class GivenGradient(nn.Module):
 
 def test_four_steps_of_adamw(golden_folder, golden, golden_json, tmp_path, ranks, agree: Agree) -> None:
     arrays, facts = golden("maskgvt_optimizer.npz"), golden_json("maskgvt_optimizer.json")
-    switches = ("model.latent_shape=[2,4,4]", "model.codebook_size=64", "model.num_classes=5", "model.multi_task=false")
+    bert = golden_json("bert_ucf101.json")
+    switches = (
+        f"model.latent_shape={list_of(bert['config']['transformer']['latent_shape'])}",
+        f"model.codebook_size={bert['codebook_size']}",
+        f"model.num_classes={bert['num_classes_incl_uncond'] - 1}",
+        "model.multi_task=false",
+    )
     folder = imported("transformer", golden_folder / "bert_ucf101.npz", tmp_path / "model", *switches)
     model = CommitTransformer.from_pretrained(folder)
     schedule, optimizer = facts["lr_configs"], facts["config_optimizer"]

@@ -182,11 +182,11 @@ def test_parts_of_one_tree_are_read_together(tmp_path: Path) -> None:
 
 def test_parts_of_two_trees_or_none_are_refused(tmp_path: Path) -> None:
     part = {"a": np.ones(1, np.float32)}
-    with pytest.raises(Refusal, match="found one, two"):
+    with pytest.raises(Refusal, match="found parts of one, two"):
         read_tree(write_parts(write_parts(tmp_path / "x", "one", [part]), "two", [part]))
     with pytest.raises(Refusal, match="a is in an earlier part too"):
         read_tree(write_parts(tmp_path / "y", "one", [part, part]))
-    with pytest.raises(Refusal, match="found none"):
+    with pytest.raises(Refusal, match="found parts of none"):
         read_tree(write_parts(tmp_path / "z", "one", []))
 
 
@@ -220,6 +220,82 @@ def test_files_that_are_no_npz_of_plain_arrays_are_refused(tmp_path: Path) -> No
     np.save(tmp_path / "single.npy", np.ones(3))
     with pytest.raises(Refusal, match="expected an npz of plain arrays"):
         read_tree(tmp_path / "single.npy")
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "array"),
+    [
+        ("vqgan3d", "quantizer/codebook", np.ones(32)),
+        ("vqgan3d", "quantizer/codebook", np.ones((0, 4))),
+        ("vqgan3d", "encoder/Conv_0/kernel", np.ones(())),
+        ("vqgan3d", "encoder/Conv_0/kernel", np.ones((3, 3, 3, 3, 0))),
+        ("vqgan3d", "encoder/Conv_0/kernel", np.ones((1, 1, 1, 1, 1000))),
+        ("discriminator3d", "Dense_0/kernel", np.ones(4)),
+        ("transformer", "BertLayer_0/BertAttention_0/self_attention/query/kernel", np.ones(16)),
+        ("transformer", "BertLayer_0/BertAttention_0/self_attention/query/kernel", np.ones((16, 3, 5))),
+        ("transformer", "BertLayer_0/BertAttention_0/self_attention/query/kernel", np.ones((16, 0, 4))),
+    ],
+)
+def test_odd_shapes_are_refused_before_they_are_taken_for_sizes(
+    kind: str, path: str, array: np.ndarray, tmp_path: Path
+) -> None:
+    params = tmp_path / "params.npz"
+    np.savez(params, **(tree(kind) | {path: array.astype(np.float32)}))
+    assert refused(arguments(kind, params, tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_no_tree_tells_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, said in (
+        (
+            "vqgan3d",
+            "padding=reflect, temporal_downsample=(True, False), num_groups=4; the released code has",
+        ),
+        ("discriminator3d", "clip_shape=(4, 8, 8), resample=average"),
+        ("transformer", "inpainting_token=inpainting, conditioning=commit, dynamic_condition=code"),
+    ):
+        params = tmp_path / f"{kind}.npz"
+        np.savez(params, **tree(kind))
+        main(arguments(kind, params, tmp_path / kind))
+        assert said in capsys.readouterr().out
+
+
+def test_keys_may_stand_anywhere_and_only_those_of_the_network_are_taken(tmp_path: Path) -> None:
+    params, out = tmp_path / "params.npz", tmp_path / "model"
+    np.savez(params, **tree("vqgan3d"))
+    first, second = SWITCHES["vqgan3d"]
+    main(
+        ["import-flax", first, "--kind", "vqgan3d", second, "--params", str(params), "--out", str(out), "model.ndim=3"]
+    )
+    assert "expected keys of this network" in refused(arguments("vqgan3d", params, out, "discriminator.ndim=3"))
+
+
+def test_what_float32_cannot_hold_is_refused(tmp_path: Path) -> None:
+    network, leaves = NETWORKS["vqgan3d"]
+    wide = {path: array.astype(np.float64) * 1e300 for path, array in tree("vqgan3d").items()}
+    with pytest.raises(Refusal, match="not finite in float32"):
+        fill_from_tree(leaves(network), wide, "here")
+
+
+def test_a_2d_tree_needs_no_flags_of_time(tmp_path: Path) -> None:
+    config = VQGANConfig(
+        ndim=2, base_channels=4, channel_multipliers=(1,) * 6, num_res_blocks=1, embedding_dim=4, num_groups=2
+    )
+    network, params = VQGAN(config), tmp_path / "params.npz"
+    np.savez(params, **tree_of(vqgan_leaves(network)))
+    base = ["import-flax", "--kind", "vqgan2d", "--params", str(params), "--out", str(tmp_path / "model")]
+    main([*base, "model.num_groups=2"])
+    assert VQGAN.from_pretrained(tmp_path / "model").config == config
+
+
+def test_one_tree_of_a_folder_with_several_is_named(tmp_path: Path) -> None:
+    folder = write_parts(tmp_path / "x", "one", [{"a": np.ones(1, np.float32)}])
+    write_parts(folder, "two", [{"b": np.ones(1, np.float32)}, {"c": np.ones(1, np.float32)}])
+    assert [*read_tree(folder / "two")] == ["b", "c"]
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    np.savez(lone / "params.npz", d=np.ones(1, np.float32))
+    assert [*read_tree(lone)] == ["d"]
 
 
 def test_a_clip_shape_that_no_square_explains_must_be_given(tmp_path: Path) -> None:

@@ -1,0 +1,48 @@
+"""benchmarks/results/*.json -> docs/benchmarks.md: `python -m benchmarks.table`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent
+OUTPUT = ROOT.parent / "docs" / "benchmarks.md"
+HEAD = """# Benchmarks
+
+Made by `python -m benchmarks.table` from `benchmarks/results/*.json`. Times are CPU times of one core, children
+included: the median of the rounds in which all rows of a table took turns, and the range. A ratio holds within one
+table only.
+"""
+
+
+def main() -> None:
+    """Writes the page."""
+    parts = [_section(json.loads(path.read_text())) for path in sorted((ROOT / "results").glob("*.json"))]
+    OUTPUT.write_text("\n".join([HEAD, *parts]))
+
+
+def _section(results: dict[str, Any]) -> str:
+    machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+    lines = [f"## {results['title']}", "", f"`{results['command']}`; {machine}", ""]
+    for heading, group in results["figures"].items():
+        lines += [f"### {heading}", "", *_table(group), ""]
+    return "\n".join(lines)
+
+
+def _table(group: dict[str, Any]) -> list[str]:
+    if not all(isinstance(value, dict) for value in group.values()):
+        return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in group.items())]
+    fastest = min(value["ms_per_item"] for value in group.values())
+    rows = [
+        f"| {name} | {_digits(value['ms_per_item'])} ({_digits(value['lowest'])} - {_digits(value['highest'])}) | "
+        f"{1000 / value['ms_per_item']:,.0f} | {value['ms_per_item'] / fastest:.2f} |"
+        for name, value in group.items()
+    ]
+    return ["| | ms/item (range) | items/s/core | times the fastest |", "|---|---|---|---|", *rows]
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()
