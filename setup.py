@@ -20,6 +20,7 @@ setup(
         "deepspeed>=0.19.8",
         "einops>=0.8",
         "ffmpeg-python>=0.2",
+        "google-crc32c>=1.6",
         "imageio-ffmpeg>=0.6",
         "lpips>=0.1.4",
         "matplotlib>=3.9",

@@ -1,10 +1,12 @@
-"""A folder of videos -> manifest.jsonl: every readable video with class, split, size, rate, length and checksum.
+"""A data set of videos -> manifest.jsonl: every readable one with class, split, size, rate, length and checksum.
 
-    python -m data_prep.list_videos videos=FOLDER output=FOLDER
-    python -m data_prep.list_videos videos=FOLDER output=FOLDER min_frames=1    # takes images too
+    python -m data_prep.list_videos videos=FOLDER output=FOLDER                     # sub-folder = class
+    python -m data_prep.list_videos source=images videos=IMAGENET output=FOLDER     # images, for the 2D stage
+    python -m data_prep.list_videos source=ucf101 annotations=ucfTrainTestlist videos=UCF-101 output=FOLDER
 
 Every file is decoded from its first frame to its last, because headers lie. What was found is noted file by file in
-probes.jsonl, so a killed run continues where it was, and a later one reads only files that are new or changed.
+probes.jsonl, so a killed run continues where it was, and a later one reads only files that are new or changed. What
+is not in the manifest is in rejects.jsonl with the reason; equal files are in duplicates.jsonl.
 """
 
 import hashlib
@@ -13,59 +15,41 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.images import IMAGE_EXTENSIONS, is_image, probe_image
+from data_prep import sources
+from data_prep.probes import Record, probe_all, write_lines
 from magvit_scale.config import ListVideosConfig, Refusal, parse, refusals_end_the_program
-from magvit_scale.files import sha256, write_text
-from magvit_scale.progress import progress
-from magvit_scale.video import VideoError, probe
 
-EXTENSIONS = (".avi", ".mkv", ".mov", ".mp4", ".webm")
-CLASS_OF_LOOSE_FILES = "videos"
+LABEL_WITHOUT_CLASS = "videos"
 NO_CLASS = -1
-
-Record = dict[str, Any]
-"""One line of a .jsonl file."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Writes manifest.jsonl and rejects.jsonl into `output`.
+    """Writes rejects.jsonl, duplicates.jsonl and manifest.jsonl into `output`.
 
     Raises:
-        Refusal: no folder, no videos, too many rejects, or too few videos for two splits.
+        Refusal: no folder, no videos, bad annotations, other numbers than the published, too many rejects, or too few
+            videos for two splits.
     """
     config = parse(ListVideosConfig, argv)
     _check(config)
     folder = Path(config.videos).resolve()
-    found = _probe_all(config, folder, _take(config, find_videos(folder, _extensions(config))))
-    accepted, rejects = _judge(config, found)
-    _write_lines(Path(config.output) / "rejects.jsonl", rejects)
+    listing = sources.find(config, folder)
+    _tell_all(listing.notes)
+    items = {item.path: item for item in listing.items}
+    accepted, rejects = _judge(config, _probe(config, folder, items), listing)
+    write_lines(Path(config.output) / "rejects.jsonl", rejects)
     _refuse_too_few(config, accepted, rejects)
-    manifest = _with_classes_and_splits(config, folder, accepted)
-    _write_lines(Path(config.output) / "manifest.jsonl", manifest)
-    counts = Counter(record["split"] for record in manifest)
-    _tell(f"list_videos: {counts['train']} train and {counts['test']} test videos, {len(rejects)} rejected")
-
-
-def find_videos(folder: Path, extensions: Sequence[str]) -> list[str]:
-    """All files below a folder with one of `extensions` (any case), as sorted relative paths.
-
-    Raises:
-        Refusal: the folder is missing or holds no such file.
-    """
-    if not folder.is_dir():
-        raise Refusal(f"videos={folder}: no such folder; expected one sub-folder of videos per class")
-    files = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
-    videos = sorted(str(path.relative_to(folder)) for path in files if path.suffix.lower() in extensions)
-    if not videos:
-        raise Refusal(f"videos={folder}: no videos in it; expected files that end in {' '.join(extensions)} (any case)")
-    return videos
+    manifest = _with_classes_and_splits(config, folder, accepted, items, listing.classes)
+    if config.max_videos is None:
+        sources.refuse_other_counts(config, listing, [record["split"] for record in manifest])
+    duplicates = _duplicates(manifest)
+    write_lines(Path(config.output) / "duplicates.jsonl", duplicates)
+    write_lines(Path(config.output) / "manifest.jsonl", manifest)
+    _tell_all(_summary(manifest, rejects, duplicates))
 
 
 def read_manifest(path: str | Path) -> list[Record]:
@@ -93,11 +77,6 @@ def read_manifest(path: str | Path) -> list[Record]:
     return records
 
 
-def _extensions(config: ListVideosConfig) -> tuple[str, ...]:
-    # Only where one frame is enough: the pictures beside a folder's videos are not its data.
-    return (*EXTENSIONS, *IMAGE_EXTENSIONS) if config.min_frames == 1 else EXTENSIONS
-
-
 def _check(config: ListVideosConfig) -> None:
     if not 0 <= config.test_fraction < 1:
         raise Refusal(f"test_fraction={config.test_fraction}: expected a share from 0 and below 1")
@@ -110,65 +89,28 @@ def _take(config: ListVideosConfig, videos: Sequence[str]) -> list[str]:
     if config.max_videos is None or len(videos) <= config.max_videos:
         return list(videos)
     _tell(f"list_videos: takes {config.max_videos} of {len(videos)} videos (max_videos)")
-    luck = {video: hashlib.sha256(f"{config.seed}/{video}".encode()).digest() for video in videos}
-    return sorted(sorted(videos, key=luck.__getitem__)[: config.max_videos])
+    luck = {video: hashlib.sha256(os.fsencode(f"{config.seed}/{video}")).digest() for video in videos}
+    taken = set(sorted(videos, key=luck.__getitem__)[: config.max_videos])
+    return [video for video in videos if video in taken]
 
 
-def _probe_all(config: ListVideosConfig, folder: Path, videos: Sequence[str]) -> list[Record]:
-    """Probes every video that probes.jsonl does not know, in the order of `videos`."""
+def _probe(config: ListVideosConfig, folder: Path, videos: Iterable[str]) -> list[Record]:
     journal = Path(config.output) / "probes.jsonl"
-    identities = {video: _identity(folder, video) for video in videos}
-    known = {
-        record["path"]: record
-        for record in _read_journal(journal)
-        if record["identity"] == identities.get(record["path"])
-    }
-    # Written anew first: a killed run may have left half a line at the end.
-    _write_lines(journal, known.values())
-    unknown = [video for video in videos if video not in known]
-    with ThreadPoolExecutor(config.num_workers) as pool, journal.open("a") as lines:
-        probed = pool.map(lambda video: _probe_one(folder, video, identities[video]), unknown)
-        for record in progress(probed, "list_videos", len(unknown), unit="video"):
-            lines.write(_line(record))
-            lines.flush()
-            known[record["path"]] = record
-    return [known[video] for video in videos]
+    return probe_all(folder, _take(config, list(videos)), journal, num_workers=config.num_workers)
 
 
-def _probe_one(folder: Path, video: str, identity: list[str | int]) -> Record:
-    path = folder / video
-    record: Record = {"path": video, "identity": identity}
-    try:
-        return {**record, **asdict(probe_image(path) if is_image(path) else probe(path)), "sha256": sha256(path)}
-    except VideoError as error:
-        return {**record, "reason": str(error)}
-    except OSError as error:
-        return {**record, "reason": error.strerror or str(error)}
-
-
-def _identity(folder: Path, video: str) -> list[str | int]:
-    """What must be unchanged for an old probe to count; a broken link counts as an empty file."""
-    path = folder / video
-    if not path.exists():
-        return [str(folder), 0, 0]
-    status = path.stat()
-    return [str(folder), status.st_size, status.st_mtime_ns]
-
-
-def _read_journal(path: Path) -> Iterator[Record]:
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
-
-
-def _judge(config: ListVideosConfig, found: Iterable[Record]) -> tuple[list[Record], list[Record]]:
-    accepted, rejects = [], []
+def _judge(
+    config: ListVideosConfig, found: Iterable[Record], listing: sources.Listing
+) -> tuple[list[Record], list[Record]]:
+    accepted, rejects = [], [{"path": path, "reason": reason} for path, reason in listing.missing.items()]
+    if rejects:
+        _tell(f"list_videos: {len(rejects)} of the annotated videos are not there, as {rejects[0]['path']}")
+    # One frame is all that an image has.
+    min_frames = 1 if config.source == "images" else config.min_frames
     for record in found:
         reason = record.get("reason")
-        if reason is None and record["num_frames"] < config.min_frames:
-            reason = f"{record['num_frames']} frames, fewer than min_frames={config.min_frames}"
+        if reason is None and record["num_frames"] < min_frames:
+            reason = f"{record['num_frames']} frames, fewer than min_frames={min_frames}"
         if reason is None:
             accepted.append({key: value for key, value in record.items() if key != "identity"})
         else:
@@ -189,48 +131,92 @@ def _refuse_too_few(config: ListVideosConfig, accepted: Sequence[Record], reject
         )
 
 
-def _with_classes_and_splits(config: ListVideosConfig, folder: Path, accepted: Sequence[Record]) -> list[Record]:
-    by_class: defaultdict[str, list[str]] = defaultdict(list)
-    for record in accepted:
-        by_class[_label(record["path"])].append(record["path"])
-    held_out = {path for paths in by_class.values() for path in _held_out(config, paths)}
-    if not held_out:
-        raise Refusal(
-            f"videos={config.videos}: {len(accepted)} readable videos and no class with two; expected a class with"
-            " at least 2, one to train on and one held out; add videos"
-        )
-    # Without any class folder there are no classes, and a model's vocabulary has no rows for them (spec section 5).
-    is_classless = set(by_class) == {CLASS_OF_LOOSE_FILES} and not (folder / CLASS_OF_LOOSE_FILES).is_dir()
-    class_ids = {label: NO_CLASS if is_classless else number for number, label in enumerate(sorted(by_class))}
+def _with_classes_and_splits(
+    config: ListVideosConfig,
+    folder: Path,
+    accepted: Sequence[Record],
+    items: dict[str, sources.Item],
+    classes: Sequence[str] | None,
+) -> list[Record]:
+    chosen = [items[record["path"]] for record in accepted]
+    splits = {item.path: item.split for item in chosen} | _held_out(config, chosen)
+    class_ids = _class_ids({item.label for item in chosen}, classes)
     return [
         {
             "folder": str(folder),
             **record,
-            "split": "test" if record["path"] in held_out else "train",
-            "label": _label(record["path"]),
-            "class_id": class_ids[_label(record["path"])],
+            "split": splits[item.path],
+            "label": item.label or LABEL_WITHOUT_CLASS,
+            "class_id": class_ids[item.label],
         }
-        for record in accepted
+        for record, item in zip(accepted, chosen, strict=True)
     ]
 
 
-def _held_out(config: ListVideosConfig, paths: Sequence[str]) -> list[str]:
+def _class_ids(labels: set[str | None], classes: Sequence[str] | None) -> dict[str | None, int]:
+    """Numbers the labels that occur, in the order of `classes`: ids without holes, and as published where all occur."""
+    # Without any class there is none, and a model's vocabulary has no rows for them (spec section 5).
+    if labels == {None}:
+        return {None: NO_CLASS}
+    names = sorted({label or LABEL_WITHOUT_CLASS for label in labels})
+    if classes is not None:
+        names = [name for name in classes if name in labels]
+        if len(names) < len(classes):
+            _tell(f"list_videos: {len(classes) - len(names)} of {len(classes)} classes have no video; ids skip them")
+    return {label: names.index(label or LABEL_WITHOUT_CLASS) for label in labels}
+
+
+def _held_out(config: ListVideosConfig, items: Sequence[sources.Item]) -> dict[str, str]:
+    """The split of each item that its source puts in none: path -> `train` or `test`."""
+    by_class: defaultdict[str, list[str]] = defaultdict(list)
+    for item in items:
+        if item.split is None:
+            by_class[item.label or LABEL_WITHOUT_CLASS].append(item.path)
+    test = {path for paths in by_class.values() for path in _lowest_hashes(config, paths)}
+    if by_class and not test:
+        raise Refusal(
+            f"videos={config.videos}: {len(items)} readable videos and no class with two; expected a class with"
+            " at least 2, one to train on and one held out; add videos"
+        )
+    return {path: "test" if path in test else "train" for paths in by_class.values() for path in paths}
+
+
+def _lowest_hashes(config: ListVideosConfig, paths: Sequence[str]) -> list[str]:
     """The test videos of one class: those whose name hashes lowest, so that new videos hardly move old ones."""
     count = min(max(1, round(config.test_fraction * len(paths))), len(paths) - 1)
     return sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(f"{config.seed}:{path}")).digest())[:count]
 
 
-def _label(path: str) -> str:
-    parent = Path(path).parent
-    return CLASS_OF_LOOSE_FILES if parent == Path() else parent.as_posix()
+def _duplicates(manifest: Sequence[Record]) -> list[Record]:
+    """Videos of equal bytes, a line for each set of them."""
+    by_checksum: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in manifest:
+        by_checksum[record["sha256"]].append(record)
+    return [
+        {
+            "sha256": checksum,
+            "splits": sorted({record["split"] for record in equal}),
+            "labels": sorted({record["label"] for record in equal}),
+            "paths": [record["path"] for record in equal],
+        }
+        for checksum, equal in by_checksum.items()
+        if len(equal) > 1
+    ]
 
 
-def _line(record: Record) -> str:
-    return json.dumps(record) + "\n"
+def _summary(manifest: Sequence[Record], rejects: Sequence[Record], duplicates: Sequence[Record]) -> Iterator[str]:
+    counts = Counter(record["split"] for record in manifest)
+    if duplicates:
+        copies = sum(len(equal["paths"]) - 1 for equal in duplicates)
+        leaks = sum(len(equal["splits"]) > 1 for equal in duplicates)
+        between = f"{leaks} videos ARE IN BOTH train and test" if leaks else "none of them in both train and test"
+        yield f"list_videos: {copies} files are copies of others, {between}: duplicates.jsonl"
+    yield f"list_videos: {counts['train']} train and {counts['test']} test videos, {len(rejects)} rejected"
 
 
-def _write_lines(path: Path, records: Iterable[Record]) -> None:
-    write_text(path, "".join(map(_line, records)))
+def _tell_all(lines: Iterable[str]) -> None:
+    for line in lines:
+        _tell(line)
 
 
 def _tell(line: str) -> None:

@@ -27,12 +27,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_prep.images import decode_image, encode_jpeg, is_image
+from data_prep import sources
+from data_prep.images import encode_jpeg
 from data_prep.list_videos import NO_CLASS, Record, read_manifest
 from magvit_scale.config import Refusal, WriteShardsConfig, parse, refusals_end_the_program
 from magvit_scale.files import npy_bytes, sha256, tar_written_aside, write_json, write_text
 from magvit_scale.progress import progress
-from magvit_scale.video import Frames, VideoError, decode, encode_mp4
+from magvit_scale.video import Frames, VideoError, encode_mp4
 
 EXTENSIONS = {"h264": "mp4", "raw": "npy", "jpeg": "jpg"}
 MAX_FAILED_FRACTION = 0.5
@@ -158,9 +159,7 @@ def _write_video(config: WriteShardsConfig, record: Record, add: Callable[[str, 
 
 
 def _decode(config: WriteShardsConfig, path: Path) -> Frames:
-    if is_image(path):
-        return decode_image(path, size_px=config.size_px)
-    return decode(path, size_px=config.size_px, fps=config.fps, max_frames=config.max_frames)
+    return sources.decode(path, size_px=config.size_px, fps=config.fps, max_frames=config.max_frames)
 
 
 def _encode(config: WriteShardsConfig, frames: Frames, fps: float) -> bytes:

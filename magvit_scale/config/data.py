@@ -22,16 +22,28 @@ class MovingShapesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ListVideosConfig:
-    """A folder of videos or images -> manifest.jsonl, one line per readable one."""
+    """A data set of videos or images -> manifest.jsonl, one line per readable one."""
 
     videos: str
-    """Folder of videos or images; the name of a file's sub-folder is its class."""
+    """Folder of the files, as the data set was unpacked."""
     output: str
-    """Folder that receives manifest.jsonl and rejects.jsonl."""
+    """Folder that receives manifest.jsonl, rejects.jsonl and duplicates.jsonl."""
+    source: Literal["folder", "csv", "ucf101", "kinetics", "ssv2", "bair", "images"] = "folder"
+    """Where classes and splits come from. `folder`: the name of a file's sub-folder is its class. `csv`: columns path,
+    label, split. `ucf101`, `kinetics`, `ssv2`: the published annotations. `bair`: TFRecords, camera image_aux1, no
+    classes. `images`: as `folder`, for jpg, jpeg, png and webp, with train/ and val/ as splits."""
+    annotations: str | None = None
+    """csv: the file. ucf101: folder with classInd.txt, trainlist01.txt, ... kinetics: the file, or a folder of them.
+    ssv2: folder with the labels, train and validation JSON."""
+    split_number: Literal[1, 2, 3] = 1
+    """ucf101: which of its three splits."""
+    expect_counts: bool = True
+    """ucf101, ssv2 and bair: refuses other numbers of videos than the published ones."""
     test_fraction: float = 0.125
-    """Share of each class's videos held out as split `test`; at least one video of the whole folder."""
+    """Where the source names no splits: share of each class's videos held out as split `test`; at least one video of
+    the whole data set."""
     min_frames: int = 16
-    """Shorter videos are rejected; 1 also takes image files (jpg, jpeg, png, webp), as videos of one frame."""
+    """Shorter videos are rejected; images are not videos."""
     max_videos: int | None = None
     """Takes only so many videos, drawn by the seed; null takes all."""
     max_reject_fraction: float = 0.5

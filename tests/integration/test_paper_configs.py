@@ -304,10 +304,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         Image.fromarray(decode(path, size_px=32, max_frames=1)[0]).save(image)
         (folder / "loose").mkdir(exist_ok=True)
         shutil.copy(path, folder / "loose")
-    for source, frames, encoding in (("videos", 16, "raw"), ("loose", 16, "raw"), ("pictures", 1, "jpeg")):
-        listed = folder / f"{source}_list"
-        list_videos.main([f"videos={folder / source}", f"output={listed}", f"min_frames={frames}"])
-        output = [f"output={folder / source}_shards", "size_px=32", f"encoding={encoding}"]
+    for name, source, encoding in (
+        ("videos", "folder", "raw"),
+        ("loose", "folder", "raw"),
+        ("pictures", "images", "jpeg"),
+    ):
+        listed = folder / f"{name}_list"
+        list_videos.main([f"source={source}", f"videos={folder / name}", f"output={listed}"])
+        output = [f"output={folder / name}_shards", "size_px=32", f"encoding={encoding}"]
         write_shards.main([f"manifest={listed}/manifest.jsonl", *output])
     yield folder
     distributed.stop()

@@ -40,16 +40,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shards(images: Path, folder: Path, **settings: object) -> Path:
-    list_videos.main([f"videos={images}", f"output={folder}", "min_frames=1"])
+    list_videos.main([f"videos={images}", f"output={folder}", "source=images"])
     arguments = [f"manifest={folder / 'manifest.jsonl'}", f"output={folder / 'shards'}", "size_px=16"]
     write_shards.main([*arguments, *(f"{key}={value}" for key, value in settings.items())])
     return folder / "shards"
 
 
-def test_images_are_one_frame_videos_where_one_frame_is_enough(images: Path, tmp_path: Path) -> None:
+def test_images_are_videos_of_one_frame(images: Path, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="no videos in it"):
         list_videos.main([f"videos={images}", f"output={tmp_path}"])
-    list_videos.main([f"videos={images}", f"output={tmp_path}", "min_frames=1"])
+    list_videos.main([f"videos={images}", f"output={tmp_path}", "source=images"])
     manifest = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert {record["path"]: record["label"] for record in manifest} == {name: name[:3] for name in NAMES}
     facts = {(record["width"], record["height"], record["num_frames"], record["fps"]) for record in manifest}
