@@ -11,6 +11,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -113,14 +114,17 @@ def _picture(encoded: bytes | None, index: int) -> Frames:
 
 
 def _read_record(file: Path, number: int) -> bytes:
-    with file.open("rb") as stream:
-        for index, length in enumerate(_lengths(stream)):
-            if index == number:
-                data = stream.read(length)
-                if stream.read(_CHECKSUM.size) != _CHECKSUM.pack(_masked_crc(data)):
-                    raise VideoError(f"checksum of record {number} is wrong")
-                return data
-    raise VideoError(f"no record {number} in the file")
+    try:
+        with file.open("rb") as stream:
+            lengths = list(islice(_lengths(stream), number + 1))
+            if len(lengths) <= number:
+                raise VideoError(f"no record {number} in the file")
+            data, checksum = stream.read(lengths[-1]), stream.read(_CHECKSUM.size)
+    except OSError as error:
+        raise VideoError(error.strerror or str(error)) from error
+    if checksum != _CHECKSUM.pack(_masked_crc(data)):
+        raise VideoError(f"checksum of record {number} is wrong")
+    return data
 
 
 def _lengths(stream: IO[bytes]) -> Iterator[int]:

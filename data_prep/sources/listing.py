@@ -104,8 +104,9 @@ def refuse_other_counts(config: ListVideosConfig, listing: Listing, splits: Sequ
     differences = [expected - found[split] for split, expected in listing.counts.items()]
     if min(differences) < 0 or sum(differences) != found["missing"]:
         reason = next((f"; {path}: {reason}" for path, reason in listing.missing.items()), "")
+        absent = f" and {found['missing']} missing" if found["missing"] else ""
         raise Refusal(
-            f"source={config.source}: {found['train']} train and {found['test']} test videos, expected"
+            f"source={config.source}: {found['train']} train and {found['test']} test{absent} videos, expected"
             f" {listing.counts['train']} and {listing.counts['test']}; complete the data set, or take what is there"
             f" with expect_counts=false{reason}"
         )
