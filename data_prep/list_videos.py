@@ -102,9 +102,11 @@ def _probe(config: ListVideosConfig, folder: Path, videos: Iterable[str]) -> lis
 def _judge(
     config: ListVideosConfig, found: Iterable[Record], listing: sources.Listing
 ) -> tuple[list[Record], list[Record]]:
-    accepted, rejects = [], [{"path": path, "reason": reason} for path, reason in listing.missing.items()]
+    # What is missing says nothing of a part that was drawn from what is there.
+    missing = listing.missing if config.max_videos is None else {}
+    accepted, rejects = [], [{"path": path, "reason": reason} for path, reason in missing.items()]
     if rejects:
-        _tell(f"list_videos: {len(rejects)} of the annotated videos are not there, as {rejects[0]['path']}")
+        _tell(f"list_videos: {len(rejects)} of the annotated videos are not there, as {rejects[0]['path']!r}")
     # One frame is all that an image has.
     min_frames = 1 if config.source == "images" else config.min_frames
     for record in found:

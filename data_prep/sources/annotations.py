@@ -66,7 +66,7 @@ def read_csv(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = 
     if absent:
         raise Refusal(
             f"annotations {path}: no column {', '.join(absent)}; expected the columns"
-            f" {', '.join((*required, *optional))}, found {', '.join(columns)[:80] or 'nothing'}"
+            f" {', '.join((*required, *optional))}, found {' '.join(', '.join(columns)[:80].split()) or 'nothing'}"
         )
     wanted = {name: columns.index(name) for name in (*required, *optional) if name in columns}
     return [
@@ -83,8 +83,10 @@ def path_inside(path: str, where: str) -> str:
         Refusal: it is absolute, leaves its folder, or is no path.
     """
     parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\0" in path:
-        raise Refusal(f"{where}: path {path[:80]!r}; expected one below the folder of videos, without '..'")
+    if not parts or path.startswith("/") or ".." in parts or any(letter < " " for letter in path):
+        raise Refusal(
+            f"{where}: path {path[:80]!r}; expected one below the folder of videos, without '..' or control characters"
+        )
     return "/".join(parts)
 
 

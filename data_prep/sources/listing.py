@@ -56,7 +56,10 @@ def files_below(folder: Path, extensions: Sequence[str]) -> list[str]:
     files = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
     found = sorted(path.relative_to(folder).as_posix() for path in files if path.suffix.lower() in extensions)
     if not found:
-        raise Refusal(f"videos={folder}: no videos in it; expected files that end in {' '.join(extensions)} (any case)")
+        raise Refusal(
+            f"videos={folder}: no videos in it; expected files that end in {' '.join(extensions)} (any case), or"
+            " another source=, as images or bair"
+        )
     return found
 
 

@@ -68,7 +68,9 @@ def test_csv(tmp_path: Path, table: Callable[[str], Path]) -> None:
         ("path\n../a.mp4\n", r"path '\.\./a\.mp4'; expected one below"),
         ("path\nx/../../a.mp4\n", "path 'x/../../a.mp4'; expected one below"),
         ("path\n/etc/passwd\n", "path '/etc/passwd'; expected one below"),
+        ('path\n"a\nb.mp4"\n', r"path 'a\\nb.mp4'; expected one below"),
         ('path\n"a.mp4\n', "not CSV"),
+        ('"pa\nth"\na.mp4\n', "no column path; .* found pa th"),
     ],
 )
 def test_bad_tables_are_refused_in_one_line(
@@ -294,3 +296,7 @@ def test_every_video_source_from_annotations_to_manifest(shapes: Path, tmp_path:
     assert facts == [("1.webm", "train", "Z", 0, 20), ("3.webm", "train", "A", 1, 20), ("2.webm", "test", "Z", 0, 20)]
     assert rejects[0] == {"path": "5.webm", "reason": "not on disk"}
     assert (rejects[1]["path"], len(rejects)) == ("4.webm", 2)
+    # What is missing does not count against a part of what is there.
+    list_videos.main([*arguments, "expect_counts=false", "max_videos=3", "max_reject_fraction=0.4"])
+    assert "5.webm" not in (tmp_path / "rejects.jsonl").read_text()
+    assert len((tmp_path / "manifest.jsonl").read_text().splitlines()) >= 2
