@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _check(config)
     folder = Path(config.videos).resolve()
     listing = sources.find(config, folder)
-    _tell_all(listing.notes)
+    _tell_all(f"list_videos: {note}" for note in listing.notes)
     items = {item.path: item for item in listing.items}
     accepted, rejects = _judge(config, _probe(config, folder, items), listing)
     write_lines(Path(config.output) / "rejects.jsonl", rejects)
@@ -165,7 +165,8 @@ def _class_ids(labels: set[str | None], classes: Sequence[str] | None) -> dict[s
         names = [name for name in classes if name in labels]
         if len(names) < len(classes):
             _tell(f"list_videos: {len(classes) - len(names)} of {len(classes)} classes have no video; ids skip them")
-    return {label: names.index(label or LABEL_WITHOUT_CLASS) for label in labels}
+    numbers = {name: number for number, name in enumerate(names)}
+    return {label: numbers[label or LABEL_WITHOUT_CLASS] for label in labels}
 
 
 def _held_out(config: ListVideosConfig, items: Sequence[sources.Item]) -> dict[str, str]:

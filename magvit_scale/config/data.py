@@ -43,7 +43,7 @@ class ListVideosConfig:
     """Where the source names no splits: share of each class's videos held out as split `test`; at least one video of
     the whole data set."""
     min_frames: int = 16
-    """Shorter videos are rejected; images are not videos."""
+    """Shorter videos are rejected; does not hold for source=images."""
     max_videos: int | None = None
     """Takes only so many videos, drawn by the seed; null takes all."""
     max_reject_fraction: float = 0.5
