@@ -36,6 +36,7 @@ setup(
         "torchvision",
         "tqdm>=4.66",
         "webdataset>=1.0.2",
+        "zstandard>=0.23",
     ],
     extras_require={"dev": ["hypothesis>=6.150", "import-linter>=2.3", "mypy>=1.15", "pytest>=8.3", "ruff>=0.12"]},
     entry_points={"console_scripts": ["magvit = magvit_scale.cli:main"]},

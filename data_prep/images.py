@@ -30,19 +30,22 @@ def probe_image(path: Path) -> VideoInfo:
         return VideoInfo(width=image.width, height=image.height, fps=1.0, num_frames=1, duration_s=1.0)
 
 
-def decode_image(path: Path, *, size_px: int) -> Frames:
+def decode_image(path: Path, *, size_px: int, keep_aspect: bool = False) -> Frames:
     """Decodes an image, turned as its EXIF data says: short side resized to `size_px`, the long side cropped at both
-    ends.
+    ends or, with `keep_aspect`, kept to the next even number.
 
     Returns:
-        uint8 '1 h w 3', RGB, h = w = size_px.
+        uint8 '1 h w 3', RGB.
 
     Raises:
         VideoError: it does not decode.
     """
     with _upright(path) as image:
-        square = ImageOps.fit(image.convert("RGB"), (size_px, size_px), Image.Resampling.BICUBIC)
-    return np.asarray(square)[None]
+        long = 2 * round(max(image.size) * size_px / min(image.size) / 2) if keep_aspect else size_px
+        sides = (size_px, max(size_px, long))
+        size = sides if image.width < image.height else sides[::-1]
+        resized = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BICUBIC)
+    return np.asarray(resized)[None]
 
 
 def encode_jpeg(frames: Frames) -> bytes:

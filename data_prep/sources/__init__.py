@@ -20,7 +20,7 @@ from magvit_scale import video
 from magvit_scale.config import ListVideosConfig, Refusal
 from magvit_scale.files import sha256
 
-__all__ = ["Item", "Listing", "decode", "file_of", "find", "probe", "refuse_other_counts"]
+__all__ = ["Item", "Listing", "decode", "file_of", "find", "is_video_file", "probe", "refuse_other_counts"]
 
 SOURCES: dict[str, Callable[[ListVideosConfig, Path], Listing]] = {
     "folder": list_folder,
@@ -71,17 +71,25 @@ def probe(path: Path) -> tuple[video.VideoInfo, str]:
     return (images.probe_image(path) if images.is_image(path) else video.probe(path)), sha256(path)
 
 
-def decode(path: Path, *, size_px: int, fps: float | None = None, max_frames: int | None = None) -> video.Frames:
-    """The frames of any file that a manifest names (`folder` / `path`), square, at a constant rate.
+def decode(
+    path: Path,
+    *,
+    size_px: int,
+    keep_aspect: bool = False,
+    fps: float | None = None,
+    max_frames: int | None = None,
+) -> video.Frames:
+    """The frames of any file that a manifest names (`folder` / `path`), at a constant rate.
 
     Args:
         path: a video, an image, or "FILE#RECORD".
-        size_px: side of the frames: the short side is resized, the long side cropped at both ends.
+        size_px: the short side is resized to it.
+        keep_aspect: keeps the long side whole; otherwise it is cropped at both ends, so that the frames are square.
         fps: frames per second, of videos; None keeps the source's. BAIR has no rate: all its frames are taken.
         max_frames: stop after this many.
 
     Returns:
-        uint8 't h w 3', RGB, h = w = size_px; one frame of an image.
+        uint8 't h w 3', RGB; one frame of an image.
 
     Raises:
         VideoError: it does not decode.
@@ -89,8 +97,13 @@ def decode(path: Path, *, size_px: int, fps: float | None = None, max_frames: in
     if is_record(path):
         return decode_record(path, size_px=size_px)[:max_frames]
     if images.is_image(path):
-        return images.decode_image(path, size_px=size_px)
-    return video.decode(path, size_px=size_px, fps=fps, max_frames=max_frames)
+        return images.decode_image(path, size_px=size_px, keep_aspect=keep_aspect)
+    return video.decode(path, size_px=size_px, keep_aspect=keep_aspect, fps=fps, max_frames=max_frames)
+
+
+def is_video_file(path: Path) -> bool:
+    """Whether ffmpeg can read it by itself: neither an image nor a record of another file."""
+    return not is_record(path) and not images.is_image(path)
 
 
 def file_of(path: Path) -> Path:

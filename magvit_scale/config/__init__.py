@@ -10,6 +10,7 @@ from magvit_scale.config.commit import (
     read_schedule,
 )
 from magvit_scale.config.data import (
+    CheckShardsConfig,
     ClipsConfig,
     ListVideosConfig,
     MovingShapesConfig,
@@ -33,6 +34,7 @@ from magvit_scale.config.vqgan import (
 
 __all__ = [
     "TASKS",
+    "CheckShardsConfig",
     "ClipsConfig",
     "CommitLossConfig",
     "DecodingConfig",

@@ -55,23 +55,39 @@ class ListVideosConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteShardsConfig:
-    """manifest.jsonl -> WebDataset tars of short square videos at one size."""
+    """manifest.jsonl -> WebDataset tars of short videos at one size."""
 
     manifest: str
     """The manifest.jsonl of list_videos."""
     output: str
     """Folder that receives train/, test/ and dataset.json."""
     size_px: int = 128
-    """Side of the square frames: short side resized, centre cropped."""
+    """Short side of the stored frames."""
+    keep_aspect: bool = False
+    """Keeps the long side, to the next even number; otherwise the frames are cropped square, at the centre."""
     fps: float | None = None
     """Constant frame rate of the stored videos; null keeps the source's."""
     max_frames: int = 512
     """Longer videos are cut here."""
-    encoding: Literal["h264", "raw", "jpeg"] = "h264"
-    """`h264`: mp4, GOP 16, no B-frames. `raw`: uint8 .npy frames, lossless. `jpeg`: images only, quality 95 with full
-    colour resolution."""
+    encoding: Literal["h264", "raw", "zstd", "jpeg"] = "h264"
+    """`h264`: mp4, GOP 16, no B-frames. `raw`: uint8 .npy frames, lossless. `zstd`: the same, compressed: for
+    evaluation to the last bit. `jpeg`: images only, quality 95 with full colour resolution."""
     videos_per_shard: int = 64
     num_workers: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckShardsConfig:
+    """Re-reads clip shards and proves counts, checksums, offsets and frames; ends with status 1 at any fault."""
+
+    shards: str
+    """Folder with the dataset.json of write_shards."""
+    sample: float = 1.0
+    """Share of each split's shards whose bytes are read and whose videos are decoded, at least one; the indexes are
+    always read whole."""
+    num_workers: int = 2
+    seed: int = 0
+    """Decides which shards are sampled."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,7 @@ def test_videos_that_vanish_are_skipped_until_they_are_most(manifest: Path, tmp_
     altered.write_text("".join(json.dumps(record) + "\n" for record in records))
     main([f"manifest={altered}", f"output={tmp_path / 'one'}", "size_px=16", "encoding=raw"])
     (error,) = (json.loads(line) for line in (tmp_path / "one/errors.jsonl").read_text().splitlines())
-    assert (error["path"], error["stage"]) == ("bounce/gone.mp4", "write_shards")
+    assert (error["source"], error["stage"]) == ("bounce/gone.mp4", "write_shards")
     assert json.loads((tmp_path / "one/dataset.json").read_text())["total"] == 23
     for record in records:
         record["folder"] = "/nowhere"
