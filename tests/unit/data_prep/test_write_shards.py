@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import webdataset
 
-from data_prep import list_videos
+from data_prep import check_shards, list_videos
+from data_prep.stored_video import npy_of_zstd
 from data_prep.write_shards import main
 from magvit_scale.config import Refusal
 from magvit_scale.data.shards import load_dataset
-from magvit_scale.video import decode, decode_mp4
+from magvit_scale.video import decode, decode_mp4, encode_mp4
 
 
 @pytest.fixture(scope="session")
@@ -107,3 +108,60 @@ def test_refusals_say_what_to_do(manifest: Path, tmp_path: Path) -> None:
         main([f"manifest={manifest}", f"output={tmp_path}", "size_px=15"])
     with pytest.raises(Refusal, match=r"data_prep\.write_shards"):
         load_dataset(tmp_path)
+
+
+def test_zstd_is_lossless(manifest: Path, tmp_path: Path) -> None:
+    arguments = [f"manifest={manifest}", "size_px=16", "max_frames=3"]
+    for encoding in ("raw", "zstd"):
+        main([*arguments, f"output={tmp_path / encoding}", f"encoding={encoding}"])
+    raw, zstd = (sorted((tmp_path / encoding).rglob("*.tar")) for encoding in ("raw", "zstd"))
+    for item, packed in zip(
+        *(webdataset.WebDataset(list(map(str, tars)), shardshuffle=False) for tars in (raw, zstd)), strict=True
+    ):
+        assert item["__key__"] == packed["__key__"]
+        assert npy_of_zstd(packed["npy.zst"], len(item["npy"])) == item["npy"]
+    with pytest.raises(ValueError, match="expected at most 100"):
+        npy_of_zstd(packed["npy.zst"], 100)
+
+
+@pytest.mark.parametrize("encoding", ["h264", "raw", "zstd"])
+def test_a_kept_aspect_has_the_short_side_and_an_even_long_one(tmp_path: Path, encoding: str) -> None:
+    for split, (height, width) in enumerate([(30, 54), (54, 30)]):
+        frames = np.zeros((4, height, width, 3), np.uint8)
+        frames[:, :, : width // 2] = 200  # the left half is bright
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        encode_mp4(frames, tmp_path / f"videos/{split}.mp4", fps=8)
+    list_videos.main([f"videos={tmp_path / 'videos'}", f"output={tmp_path}", "min_frames=4"])
+    arguments = [f"manifest={tmp_path}/manifest.jsonl", f"output={tmp_path}", "size_px=16", "keep_aspect=true"]
+    main([*arguments, f"encoding={encoding}"])
+    for name, expected in (("0.mp4", (16, 28)), ("1.mp4", (28, 16))):
+        (line,) = (line for line in index_lines(tmp_path) if line["source"] == name)
+        assert (line["height"], line["width"], line["num_frames"]) == (*expected, 4)
+    check_shards.main([f"shards={tmp_path}"])
+    with pytest.raises(Refusal, match="takes even sizes only"):
+        main([*arguments, "size_px=15", f"encoding={encoding}"])
+
+
+def index_lines(folder: Path) -> list[dict]:
+    return [line for path in sorted(folder.glob("*/*.json")) for line in json.loads(path.read_text())["samples"]]
+
+
+def test_an_index_tells_what_was_stored_and_how(manifest: Path, tmp_path: Path) -> None:
+    main([f"manifest={manifest}", f"output={tmp_path}", "size_px=16", "max_frames=6", "fps=4"])
+    index = json.loads((tmp_path / "train/clips-000000.json").read_text())
+    stats = index["stats"]
+    assert (stats["videos"], stats["stored"], stats["failed"], stats["frames"]) == (16, 16, 0, 96)
+    assert (stats["seconds"], stats["errors"]) == (24.0, {})
+    assert stats["bytes"] == sum(line["size"] for line in index["samples"])
+    assert {"crf": 18, "gop": 16, "bf": 0, "preset": "veryfast", "tune": "fastdecode"}.items() <= stats[
+        "encoder"
+    ].items()
+    assert stats["encoder"]["ffmpeg"].startswith("ffmpeg version ")
+    assert {(line["height"], line["width"], line["fps"]) for line in index["samples"]} == {(16, 16, 4)}
+
+
+def test_a_video_named_twice_is_refused(manifest: Path, tmp_path: Path) -> None:
+    lines = manifest.read_text().splitlines(keepends=True)
+    (tmp_path / "manifest.jsonl").write_text("".join([*lines, lines[0]]))
+    with pytest.raises(Refusal, match="2 times, expected once"):
+        main([f"manifest={tmp_path}/manifest.jsonl", f"output={tmp_path}"])
