@@ -65,9 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.stdout.write(_table(reports))
     if faults:
         rest = f"; {len(faults) - 1} more are listed above" if len(faults) > 1 else ""
-        advice = (
-            "write the shards anew" if faults[0] in across else "delete its .json and run data_prep.write_shards again"
-        )
+        again = "run data_prep.write_shards again"
+        advice = f"{again} into another folder" if faults[0] in across else f"delete its .json and {again}"
         raise Refusal(f"{faults[0]}{rest}; {advice}")
 
 

@@ -306,7 +306,8 @@ def _opened(data: bytes) -> Iterator[Any]:
 def _input(path: str | Path) -> Any:
     # `file:` takes the meaning from '-', ':' and '%' in a name; the whitelist keeps a playlist off the network. Of
     # several streams the first is taken, not the largest, and never a cover picture (`V`).
-    return ffmpeg.input(f"file:{path}", threads=1, protocol_whitelist="file,pipe")["V:0"]
+    name = os.fsencode(f"file:{path}").decode("latin-1")  # ffmpeg-python fails on names that are not UTF-8
+    return ffmpeg.input(name, threads=1, protocol_whitelist="file,pipe")["V:0"]
 
 
 def _constant_rate(stream: Any, fps: float | None) -> Any:
@@ -359,7 +360,7 @@ def _run(output: Any, *, loglevel: str, pixels: bytes | None = None, pass_fds: S
     command = output.global_args("-hide_banner", "-loglevel", loglevel, "-filter_threads", "1")
     if pixels is None:
         command = command.global_args("-nostdin")
-    arguments = command.compile(cmd=ffmpeg_executable())
+    arguments = [ffmpeg_executable(), *(os.fsdecode(word.encode("latin-1")) for word in command.get_args())]
     ended = subprocess.run(arguments, input=pixels, capture_output=True, check=False, pass_fds=pass_fds)
     log = ended.stderr.decode(errors="replace")
     _refuse_interruption(ended.returncode, log)

@@ -2,14 +2,31 @@
 
 import io
 import os
+import re
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 from av.video.reformatter import Interpolation
 from PIL import Image
 
-from magvit_scale.video import VideoError, animated_webp, decode, decode_mp4, encode_mp4, ffmpeg_executable, png, probe
+from magvit_scale import video
+from magvit_scale.video import (
+    VideoError,
+    animated_webp,
+    decode,
+    decode_mp4,
+    encode_mp4,
+    ffmpeg_executable,
+    mp4_bytes,
+    png,
+    probe,
+    transcode,
+    verify_mp4,
+)
 
 VIDEOS = Path(os.environ.get("MAGVIT_TEST_VIDEOS", "unset"))
 needs_videos = pytest.mark.skipif("MAGVIT_TEST_VIDEOS" not in os.environ, reason="MAGVIT_TEST_VIDEOS is not set")
@@ -166,3 +183,85 @@ def test_an_old_system_ffmpeg_is_passed_over(
     system.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert (ffmpeg_executable.__wrapped__() == str(system)) == is_taken
+
+
+@needs_videos
+@pytest.mark.parametrize(
+    "name",
+    [
+        "people/mm_part0.mp4",
+        "people/mm_test.avi",
+        "scenes/nasa.mp4",
+        "odd_formats/rot90.mov",
+        "odd_formats/vfr.mp4",
+        "odd_formats/ts_offset.mp4",
+        "odd_formats/h264_10b.mp4",
+        "odd_formats/av1.mkv",
+    ],
+)
+def test_transcoding_stores_what_decoding_shows(name: str) -> None:
+    shown = decode(VIDEOS / name, size_px=64, keep_aspect=True, max_frames=40)
+    mp4 = transcode(VIDEOS / name, size_px=64, keep_aspect=True, max_frames=40)
+    assert (mp4.num_frames, mp4.height, mp4.width) == shown.shape[:3] == verify_mp4(mp4.data)
+    stored = decode_mp4(mp4.data, 0, mp4.num_frames)
+    through_rgb = decode_mp4(mp4_bytes(shown, fps=8), 0, mp4.num_frames)
+    assert psnr(stored, through_rgb) > 30
+    # Frame by frame: a shift by one would win for some.
+    distance = np.abs(stored[:, None].astype(int) - through_rgb[None, :].astype(int)).mean((2, 3, 4))
+    assert np.all(distance.diagonal() < distance.min(1) + 0.5)
+    assert np.array_equal(decode_mp4(mp4.data, len(stored) - 1, len(stored)), stored[-1:])
+
+
+@needs_videos
+def test_a_transcoded_video_is_one_stream_of_short_groups(tmp_path: Path) -> None:
+    mp4 = transcode(VIDEOS / "scenes/nasa.mp4", size_px=32, fps=10, max_frames=40)
+    assert (mp4.num_frames, mp4.height, mp4.width) == (40, 32, 32)
+    with av.open(io.BytesIO(mp4.data)) as container:
+        assert len(container.streams) == 1
+        stream = container.streams.video[0]
+        assert (stream.average_rate, stream.codec_context.name) == (10, "h264")
+        pictures = list(container.decode(stream))
+    assert [picture.pts * picture.time_base for picture in pictures] == [Fraction(index, 10) for index in range(40)]
+    assert [index for index, picture in enumerate(pictures) if picture.key_frame] == [0, 16, 32]
+    assert {picture.pict_type for picture in pictures} == {PictureType.I, PictureType.P}
+    assert transcode(VIDEOS / "scenes/nasa.mp4", size_px=32, fps=10, max_frames=40) == mp4
+    assert b"x264 - core" not in mp4.data
+    with pytest.raises(VideoError, match="expected an even size"):
+        transcode(VIDEOS / "scenes/nasa.mp4", size_px=31)
+
+
+@needs_videos
+@pytest.mark.parametrize("name", ["audio_only", "corrupted", "empty", "flip", "trunc", "trunc_head"])
+def test_transcoding_finds_damage(name: str) -> None:
+    with pytest.raises(VideoError) as caught:
+        transcode(VIDEOS / f"broken/{name}.mp4", size_px=16)
+    with pytest.raises(VideoError, match=re.escape(str(caught.value)[:12])):
+        decode(VIDEOS / f"broken/{name}.mp4", size_px=16)
+
+
+@pytest.mark.parametrize(
+    ("ending", "expected"),
+    [
+        ("kill -TERM $$", ChildProcessError),
+        ("kill -KILL $$", ChildProcessError),
+        ("exit 255", ChildProcessError),
+        ("kill -SEGV $$", VideoError),
+        ("echo '[error] Operation not permitted' >&2; exit 255", VideoError),
+    ],
+)
+def test_an_interrupted_ffmpeg_is_no_broken_video(
+    ending: str, expected: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "ffmpeg"
+    fake.write_text(f"#!/bin/sh\n{ending}\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(video, "ffmpeg_executable", lambda: str(fake))
+    with pytest.raises(expected):
+        decode("any.mp4", size_px=16)
+
+
+def test_verification_counts_frames_and_finds_flipped_bytes() -> None:
+    data = mp4_bytes(np.random.default_rng(0).integers(0, 255, (20, 16, 32, 3), np.uint8), fps=8)
+    assert verify_mp4(data) == (20, 16, 32)
+    with pytest.raises(VideoError, match="unreadable mp4"):
+        verify_mp4(data[:-4000] + bytes(4000))
