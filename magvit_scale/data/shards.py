@@ -4,8 +4,6 @@ A shard is a plain WebDataset tar with an index beside it; with the index a samp
 costs the same and a run starts at any step at once.
 """
 
-import functools
-import hashlib
 import io
 import json
 import os
@@ -15,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from magvit_scale.config import Refusal
+from magvit_scale.data.order import Order as Order
+from magvit_scale.data.order import keyed_generator as keyed_generator
 from magvit_scale.video import Frames, VideoError, decode_mp4
 
 
@@ -175,38 +174,6 @@ def load_dataset(folder: str | Path) -> Dataset:
         raise Refusal(
             f"{folder / 'dataset.json'}: not written by data_prep.write_shards ({error!r}); expected clip shards"
         ) from error
-
-
-class Order:
-    """A seekable endless order of samples: pass after pass, each a permutation that is a function of (seed, pass)."""
-
-    def __init__(self, num_samples: int, seed: int) -> None:
-        """Orders `num_samples` samples.
-
-        Raises:
-            ValueError: no samples.
-        """
-        if num_samples < 1:
-            raise ValueError(f"num_samples={num_samples}: expected at least 1")
-        self.num_samples = num_samples
-        self._permutation = functools.lru_cache(maxsize=2)(functools.partial(_permutation, num_samples, seed))
-
-    def at(self, position: int) -> int:
-        """The sample in [0, num_samples) at a position from 0, counted over all passes."""
-        pass_number, place = divmod(position, self.num_samples)
-        return int(self._permutation(pass_number)[place])
-
-
-def keyed_generator(*key: int | str) -> np.random.Generator:
-    """A random generator that is a function of its key alone: (purpose, seed, position, ...)."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-
-
-def _permutation(num_samples: int, seed: int, pass_number: int) -> NDArray[np.int64]:
-    # By sorting raw words: NumPy promises those bits for ever, but not the bits of Generator.permutation.
-    words = keyed_generator("order", seed, pass_number).bit_generator.random_raw(num_samples)
-    return np.argsort(words, kind="stable")
 
 
 def _shard(folder: Path, line: Mapping[str, Any]) -> Shard:

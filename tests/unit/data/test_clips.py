@@ -47,20 +47,6 @@ def global_batches(config: ClipsConfig, world_size: int, start_step: int, steps:
         yield torch.cat([part["clip"] for part in parts])
 
 
-def test_order_is_another_permutation_in_each_pass() -> None:
-    order = Order(7, seed=1)
-    passes = [[order.at(7 * number + place) for place in range(7)] for number in range(40)]
-    assert all(sorted(found) == list(range(7)) for found in passes)
-    assert len({tuple(found) for found in passes}) > 35
-    assert [Order(7, seed=1).at(position) for position in (200, 3)] == [order.at(200), order.at(3)]
-    assert [Order(50, seed=1).at(place) for place in range(50)] != [Order(50, seed=2).at(place) for place in range(50)]
-
-
-def test_order_never_changes() -> None:
-    # Runs that were started before an update must go on in the order they began with.
-    assert [Order(10, seed=0).at(position) for position in range(12)] == [7, 5, 1, 9, 8, 6, 3, 4, 2, 0, 5, 1]
-
-
 @pytest.mark.parametrize(("world_size", "num_workers"), [(2, 0), (4, 0), (1, 2), (3, 1)])
 def test_global_batches_do_not_depend_on_the_machines(clips: Clips, world_size: int, num_workers: int) -> None:
     expected = list(global_batches(clips(), 1, 0, 3))
