@@ -17,9 +17,11 @@ setup(
     python_requires=">=3.10,<3.13",
     install_requires=[
         "av>=17",
+        "braceexpand>=0.1.7",
         "deepspeed>=0.19.8",
         "einops>=0.8",
         "ffmpeg-python>=0.2",
+        "fsspec>=2023.5",
         "google-crc32c>=1.6",
         "imageio-ffmpeg>=0.6",
         "lpips>=0.1.4",

@@ -18,7 +18,8 @@ from torch import Tensor
 from magvit_scale.commit.condition import fixed_mask
 from magvit_scale.commit.validation import draw_validation_masks, masked_cross_entropy
 from magvit_scale.config import EvaluateConfig, Task, dump, parse
-from magvit_scale.data.clips import held_out_clips, open_clips, to_frames, to_unit_range
+from magvit_scale.data.clips import held_out_clips, to_frames, to_unit_range
+from magvit_scale.data.sources import open_clips
 from magvit_scale.data.token_shards import TokenShards
 from magvit_scale.files import write_json, write_npz
 from magvit_scale.metrics.frechet import FeatureStatistics, RandomFeatures, frechet_distance

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from magvit_scale.commit.tasks import condition_mask
 from magvit_scale.config import GenerateConfig, Task, dump, parse
-from magvit_scale.data.clips import held_out_clips, open_clips, to_frames, to_unit_range
+from magvit_scale.data.clips import held_out_clips, to_frames, to_unit_range
+from magvit_scale.data.sources import open_clips
 from magvit_scale.files import write_npz
 from magvit_scale.pipeline import Generated, MagvitPipeline
 from magvit_scale.progress import progress

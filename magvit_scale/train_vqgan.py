@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from magvit_scale.config import DiscriminatorConfig, Perceptual, Refusal, TrainVQGANConfig, VQGANLossConfig, parse
 from magvit_scale.data.clips import held_out_clips, to_frames, to_unit_range, training_batches
+from magvit_scale.data.sources import has_split
 from magvit_scale.pretrained import fill, load_tensors, save_model
 from magvit_scale.training import distributed
 from magvit_scale.training.ema import ExponentialMovingAverage
@@ -129,7 +130,7 @@ def show_reconstructions(
     config: TrainVQGANConfig, average: ExponentialMovingAverage, tracker: Tracker, step: int
 ) -> None:
     """Held-out clips over their reconstructions by the averaged weights, as a moving picture in TensorBoard."""
-    clips = replace(config.clips, split="test")
+    clips = replace(config.clips, split="test" if has_split(config.clips, "test") else config.clips.split)
     real = next(iter(held_out_clips(clips, num_clips=NUM_SHOWN_CLIPS, batch_size=NUM_SHOWN_CLIPS)))["clip"]
     network = average.average
     real = to_unit_range(real.to(next(network.parameters()).device))

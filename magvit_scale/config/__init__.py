@@ -15,6 +15,7 @@ from magvit_scale.config.data import (
     ListVideosConfig,
     MovingShapesConfig,
     PrecomputeTokensConfig,
+    SourceConfig,
     WriteShardsConfig,
 )
 from magvit_scale.config.launch import LaunchConfig, ResourcesConfig, StageConfig
@@ -54,6 +55,7 @@ __all__ = [
     "ReportConfig",
     "ResourcesConfig",
     "RunConfig",
+    "SourceConfig",
     "StageConfig",
     "Task",
     "TrainCommitConfig",

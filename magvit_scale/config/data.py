@@ -1,6 +1,6 @@
 """Video files, clip shards, token shards."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from magvit_scale.config.commit import TASKS, Task
@@ -91,11 +91,24 @@ class CheckShardsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One of several data sets that are mixed."""
+
+    shards: str
+    """As clips.shards."""
+    weight: float = 1
+    """Share of the clips, relative to the other sources'."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClipsConfig:
     """Which clips a stage reads, and how a clip is cut from a stored video."""
 
-    shards: str
-    """Folder with the dataset.json of write_shards."""
+    shards: str = ""
+    """Folder with the dataset.json of write_shards, or its URL (http, s3, ...); a folder or brace pattern of other
+    WebDataset tars; or `pipe:COMMAND`, a stream that cannot be resumed."""
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    """Instead of shards: several data sets by name, mixed by weight. Classes of the same name become one."""
     split: Literal["train", "test"] = "train"
     num_frames: int = 16
     """Frames per clip; 1 trains on images."""
@@ -105,10 +118,20 @@ class ClipsConfig:
     """For 2D networks: trains on only so many evenly spread frames of a clip (4 of 16: frames 3, 6, 10, 13); null takes
     all."""
     size_px: int = 128
-    """Must be the side of the stored frames."""
+    """Side of the clips, at most the short side of the stored frames. Larger ones are cropped: at random in training,
+    else in the centre."""
     horizontal_flip: bool = True
     num_workers: int = 2
     """Loader processes per rank; 0 reads in the training process."""
+    shuffle_window: int | None = None
+    """Shards that are shuffled jointly; fewer need fewer files at hand. null: all, of remote shards 8."""
+    max_broken_fraction: float = 0.05
+    """Videos that do not decode are replaced by the next of the order; more of them than this share stop the run."""
+    cache: str | None = None
+    """Folder of copies of remote shards, and of indexes of tars whose own folder is read-only; null: MAGVIT_CACHE, or
+    ~/.cache/magvit_scale."""
+    cache_gb: float = 100
+    """Size of those copies, 10^9 bytes; those not used for longest are deleted."""
 
 
 @dataclass(frozen=True, kw_only=True)

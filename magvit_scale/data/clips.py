@@ -4,8 +4,7 @@ What a clip shows follows from (config, seed, position) and nothing else: not fr
 number of ranks or what was read before. Frames stay uint8 until `to_unit_range` on the device.
 """
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,19 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
-from tqdm import tqdm
 
 from magvit_scale.config import ClipsConfig, Refusal
-from magvit_scale.data.shards import Dataset, Order, Sample, keyed_generator, load_dataset
-from magvit_scale.video import Frames, VideoError
+from magvit_scale.data.cutting import centre, cut_clip, refuse_impossible, window
+from magvit_scale.data.frames import Sample
+from magvit_scale.data.loading import Broken, load, tell
+from magvit_scale.data.mixture import Mixture
+from magvit_scale.data.order import keyed_generator
+from magvit_scale.data.sources import is_stream, open_clips, open_sources, weights_of
+from magvit_scale.data.streaming import stream_batches, stream_centres
+from magvit_scale.video import VideoError
 
-MAX_BROKEN_FRACTION = 0.05
-"""A run stops when more than this share of its videos does not decode."""
+MAX_REPLACEMENTS = 1000
 
 
 def to_unit_range(clip: Tensor) -> Tensor:
@@ -33,48 +35,6 @@ def to_unit_range(clip: Tensor) -> Tensor:
 def to_frames(clip: Tensor) -> NDArray[np.uint8]:
     """'n 3 t h w' in [0, 1] -> uint8 'n t h w 3' on the CPU: what videos and pictures are written from."""
     return rearrange(clip.clamp(0, 1).mul(255).round().byte(), "n c t h w -> n t h w c").cpu().numpy()
-
-
-def open_clips(config: ClipsConfig) -> Dataset:
-    """Opens the clip shards of a configuration.
-
-    Raises:
-        Refusal: missing shards, another frame size, or impossible lengths.
-    """
-    dataset = load_dataset(config.shards)
-    if config.size_px != dataset.size_px:
-        raise Refusal(
-            f"clips.size_px={config.size_px}: {config.shards} holds frames of {dataset.size_px} px; set it to that"
-        )
-    for key, least in (("num_frames", 1), ("frame_stride", 1), ("num_workers", 0)):
-        if getattr(config, key) < least:
-            raise Refusal(f"clips.{key}={getattr(config, key)}: expected at least {least}")
-    if config.sampled_frames is not None and not 1 <= config.sampled_frames <= config.num_frames:
-        raise Refusal(
-            f"clips.sampled_frames={config.sampled_frames}: expected 1 to clips.num_frames={config.num_frames}"
-        )
-    return dataset
-
-
-def cut_clip(dataset: Dataset, sample: Sample, config: ClipsConfig, rng: np.random.Generator | None) -> Frames:
-    """Cuts one clip out of a stored video; a video that is too short repeats its last frame.
-
-    Args:
-        dataset: where the sample comes from.
-        sample: the video.
-        config: clip length, stride, sampled frames and flip.
-        rng: draws the window and the flip; None takes the centre window, unflipped.
-
-    Returns:
-        uint8 't h w c'; t is num_frames, or sampled_frames where that is set.
-
-    Raises:
-        VideoError: the video does not decode.
-    """
-    if rng is None:
-        return _window(dataset, sample, config, 0.5)
-    clip = _window(dataset, sample, config, rng.random())
-    return clip[:, :, ::-1] if config.horizontal_flip and rng.random() < 0.5 else clip
 
 
 def training_batches(
@@ -94,13 +54,18 @@ def training_batches(
         raise Refusal(
             f"global_batch_size={global_batch_size}: not a multiple of the {world_size} ranks; change one of them"
         )
-    cuts = _TrainingClips(config, seed)
     size = global_batch_size // world_size
-    positions = [
+    if is_stream(config.shards):
+        refuse_impossible(config)
+        return stream_batches(config, seed, size, rank, start_step, steps)
+    cuts = _TrainingClips(config, seed)
+    if rank == 0 and cuts.num_videos < global_batch_size:
+        tell(f"{cuts.num_videos} videos, fewer than a batch of {global_batch_size}: batches hold videos several times")
+    positions = (
         range(step * global_batch_size + rank * size, step * global_batch_size + (rank + 1) * size)
         for step in range(start_step, start_step + steps)
-    ]
-    return ({"clip": batch["clip"], "label": batch["label"]} for batch in _load(cuts, positions, config.num_workers))
+    )
+    return ({"clip": batch["clip"], "label": batch["label"]} for batch in load(cuts, config, positions))
 
 
 def held_out_clips(config: ClipsConfig, num_clips: int, batch_size: int) -> Iterator[dict[str, Any]]:
@@ -114,9 +79,12 @@ def held_out_clips(config: ClipsConfig, num_clips: int, batch_size: int) -> Iter
     Raises:
         Refusal: unusable shards, or too many videos do not decode.
     """
+    if is_stream(config.shards):
+        refuse_impossible(config)
+        return stream_centres(config, num_clips, batch_size)
     cuts = _HeldOutClips(config)
-    positions = [range(start, min(start + batch_size, num_clips)) for start in range(0, num_clips, batch_size)]
-    return (batch for batch in _load(cuts, positions, config.num_workers) if batch["key"])
+    positions = (range(start, min(start + batch_size, num_clips)) for start in range(0, num_clips, batch_size))
+    return (batch for batch in load(cuts, config, positions) if batch["key"])
 
 
 def views(config: ClipsConfig, *, views: int, seed: int, shard: int) -> Iterator[dict[str, Any]]:
@@ -133,7 +101,7 @@ def views(config: ClipsConfig, *, views: int, seed: int, shard: int) -> Iterator
     """
     dataset = open_clips(config)
     samples = dataset.shard_samples(dataset.shards(config.split)[shard])
-    broken = _Broken(len(samples))
+    broken = Broken(config, len(samples))
     for sample in samples:
         try:
             clips = [cut_clip(dataset, sample, config, _view_rng(config, seed, view, sample)) for view in range(views)]
@@ -149,118 +117,67 @@ def _view_rng(config: ClipsConfig, seed: int, view: int, sample: Sample) -> np.r
     return None if is_fixed else keyed_generator("view", seed, view, sample.key)
 
 
-def _window(dataset: Dataset, sample: Sample, config: ClipsConfig, place: float) -> Frames:
-    """The window at `place` in [0, 1) of all possible ones."""
-    span = (config.num_frames - 1) * config.frame_stride + 1
-    start = int(place * (max(0, sample.num_frames - span) + 1))
-    frames = dataset.read_video(sample, start, min(start + span, sample.num_frames), config.frame_stride)
-    return frames[np.minimum(_taken_frames(config), len(frames) - 1)]
+class _Clips(TorchDataset[dict[str, Any]]):
+    """Position -> clip. What a worker refuses travels as words, because an exception would arrive as a traceback."""
 
-
-def _taken_frames(config: ClipsConfig) -> NDArray[np.int64]:
-    """Which of a clip's frames are taken: all, or the inner points of an even division (spec section 1.6)."""
-    if config.sampled_frames is None:
-        return np.arange(config.num_frames)
-    places = config.num_frames / (config.sampled_frames + 1) * np.arange(1, config.sampled_frames + 1)
-    return places.round().astype(np.int64)
-
-
-class _TrainingClips(TorchDataset[dict[str, Any]]):
-    """Position -> clip. A video that does not decode is replaced by the next one of the order."""
-
-    def __init__(self, config: ClipsConfig, seed: int) -> None:
+    def __init__(self, config: ClipsConfig, seed: int = 0) -> None:
         self.config, self.seed = config, seed
-        self.dataset = open_clips(config)
-        self.samples = self.dataset.samples(config.split)
-        self.num_videos = len(self.samples)
-        self.order = Order(self.num_videos, seed)
+        self.sources = open_sources(config, seed)
+        self.num_videos = sum(len(source.table) for source in self.sources)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         failed: dict[str, str] = {}
-        for offset in range(self.num_videos):
-            sample = self.samples[self.order.at(position + offset)]
+        try:
+            return {**self.cut(position, failed), "failed": failed}
+        except Refusal as refusal:
+            return {"failed": failed, "refusal": str(refusal)}
+
+    def cut(self, position: int, failed: dict[str, str]) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class _TrainingClips(_Clips):
+    """Augmented clips; a video that does not decode is replaced by the next one of its source's order."""
+
+    def __init__(self, config: ClipsConfig, seed: int) -> None:
+        super().__init__(config, seed)
+        self.mixture = Mixture(list(weights_of(config).values()))
+
+    def cut(self, position: int, failed: dict[str, str]) -> dict[str, Any]:
+        number, place = self.mixture.at(position)
+        source = self.sources[number]
+        source.fetch_ahead(place)
+        for offset in range(min(len(source.table), MAX_REPLACEMENTS)):
+            sample = source.sample(place + offset)
             rng = keyed_generator("clip", self.seed, position)
             try:
-                clip = cut_clip(self.dataset, sample, self.config, rng)
+                clip = cut_clip(source.dataset, sample, self.config, rng)
             except VideoError as error:
                 failed[sample.key] = str(error)
                 continue
-            return {"clip": clip, "label": sample.class_id, "key": sample.key, "failed": failed}
-        return {"failed": failed}
+            return {"clip": clip, "label": source.class_ids.get(sample.class_id, sample.class_id), "key": sample.key}
+        raise Refusal(f"{len(failed)} videos in a row do not decode; write the shards again")
 
 
-class _HeldOutClips(TorchDataset[dict[str, Any]]):
-    """Position -> clip: round by round over the videos of a split, each round at another place."""
+class _HeldOutClips(_Clips):
+    """Centre crops: round by round over the videos of a split, each round at another place."""
 
-    def __init__(self, config: ClipsConfig) -> None:
-        self.config = config
-        self.dataset = open_clips(config)
-        self.samples = self.dataset.samples(config.split)
-        self.num_videos = len(self.samples)
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
+    def cut(self, position: int, failed: dict[str, str]) -> dict[str, Any]:
         round_number, number = divmod(position, self.num_videos)
-        sample = self.samples[number]
+        for source in self.sources:
+            if number < len(source.table):
+                break
+            number -= len(source.table)
+        sample = source.table[number]
         try:
-            clip = _window(self.dataset, sample, self.config, _bisect(round_number + 1))
+            clip = centre(window(source.dataset, sample, self.config, _bisect(round_number + 1)), self.config.size_px)
         except VideoError as error:
-            return {"failed": {sample.key: str(error)}}
-        return {"clip": clip, "label": sample.class_id, "key": sample.key, "failed": {}}
+            failed[sample.key] = str(error)
+            return {}
+        return {"clip": clip, "label": source.class_ids.get(sample.class_id, sample.class_id), "key": sample.key}
 
 
 def _bisect(number: int) -> float:
     """1/2, 1/4, 3/4, 1/8, ...: each new place halves the widest gap (van der Corput)."""
     digits = f"{number:b}"
     return int(digits[::-1], 2) / 2 ** len(digits)
-
-
-def _load(cuts: Any, positions: Sequence[Sequence[int]], num_workers: int) -> Iterator[dict[str, Any]]:
-    """Cuts batches in worker processes and yields them in order, with the broken videos told and counted."""
-    loader = DataLoader(
-        cuts,
-        batch_sampler=list(map(list, positions)),
-        collate_fn=_collate,
-        num_workers=num_workers,
-        prefetch_factor=2 if num_workers else None,
-    )
-    broken = _Broken(cuts.num_videos)
-    for batch in loader:
-        for key, reason in batch["failed"].items():
-            broken.add(key, reason)
-        if batch["key"]:
-            batch["clip"] = torch.from_numpy(batch["clip"])
-        yield {"clip": batch["clip"], "label": torch.tensor(batch["label"], dtype=torch.int64), "key": batch["key"]}
-
-
-def _collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    # NumPy, not tensors: those travel through /dev/shm, which is 64 MB in a container and kills the worker when full.
-    cut = [item for item in items if "clip" in item]
-    clips = (
-        rearrange(np.stack([item["clip"] for item in cut]), "b t h w c -> b c t h w") if cut else np.empty(0, np.uint8)
-    )
-    return {
-        "clip": np.ascontiguousarray(clips),
-        "label": [item["label"] for item in cut],
-        "key": [item["key"] for item in cut],
-        "failed": {key: reason for item in items for key, reason in item["failed"].items()},
-    }
-
-
-class _Broken:
-    """Tells every broken video once, and stops when there are too many."""
-
-    def __init__(self, num_videos: int) -> None:
-        self.num_videos = num_videos
-        self.keys: set[str] = set()
-
-    def add(self, key: str, reason: str) -> None:
-        if key in self.keys:
-            return
-        self.keys.add(key)
-        tqdm.write(
-            f"video {key} does not decode: {reason}; {len(self.keys)} of {self.num_videos} so far", file=sys.stderr
-        )
-        if len(self.keys) > MAX_BROKEN_FRACTION * self.num_videos:
-            allowed = f"{MAX_BROKEN_FRACTION:.0%}"
-            found = f"{len(self.keys)} of {self.num_videos} videos do not decode, more than {allowed}"
-            raise Refusal(f"{found}; the last is {key}: {reason}; write the shards again")

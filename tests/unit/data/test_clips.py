@@ -10,8 +10,10 @@ import torch
 
 from data_prep import list_videos, moving_shapes, write_shards
 from magvit_scale.config import ClipsConfig, Refusal
-from magvit_scale.data.clips import cut_clip, held_out_clips, to_unit_range, training_batches, views
-from magvit_scale.data.shards import Order, keyed_generator, load_dataset
+from magvit_scale.data.clips import held_out_clips, to_unit_range, training_batches, views
+from magvit_scale.data.cutting import cut_clip
+from magvit_scale.data.order import Order, keyed_generator
+from magvit_scale.data.shards import load_dataset
 
 Clips = Callable[..., ClipsConfig]
 
@@ -148,13 +150,12 @@ def test_too_many_broken_videos_stop_the_run(shards: Path, clips: Clips, tmp_pat
 
 
 def test_a_broken_video_is_replaced_by_the_next(
-    shards: Path, clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shards: Path, clips: Clips, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("magvit_scale.data.clips.MAX_BROKEN_FRACTION", 0.5)
     damage(shards / "h264", tmp_path / "bad", 1)
     arguments = {"seed": 0, "global_batch_size": 16, "rank": 0, "world_size": 1, "start_step": 0, "steps": 1}
     whole = next(training_batches(clips("h264"), **arguments))
-    found = next(training_batches(clips(shards=str(tmp_path / "bad")), **arguments))
+    found = next(training_batches(clips(shards=str(tmp_path / "bad"), max_broken_fraction=0.5), **arguments))
     order = Order(16, seed=0)
     (place,) = (position for position in range(16) if order.at(position) == 0)
     samples = load_dataset(shards / "h264").samples("train")

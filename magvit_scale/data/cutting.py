@@ -1,0 +1,96 @@
+"""One clip out of one stored video: which frames, which square, flipped or not. No torch."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from magvit_scale.config import ClipsConfig, Refusal
+from magvit_scale.data.frames import Encoding, Sample, count_stored, decode_stored
+from magvit_scale.data.shards import Dataset
+from magvit_scale.video import Frames
+
+
+def refuse_impossible(config: ClipsConfig) -> None:
+    """Checks what no data can satisfy.
+
+    Raises:
+        Refusal: a length, side or share is impossible.
+    """
+    least = {"num_frames": 1, "frame_stride": 1, "num_workers": 0, "size_px": 1, "shuffle_window": 1}
+    for key, value in least.items():
+        if (found := getattr(config, key)) is not None and found < value:
+            raise Refusal(f"clips.{key}={found}: expected at least {value}")
+    if not 0 <= config.max_broken_fraction <= 1:
+        raise Refusal(f"clips.max_broken_fraction={config.max_broken_fraction}: expected a share in [0, 1]")
+    if config.sampled_frames is not None and not 1 <= config.sampled_frames <= config.num_frames:
+        raise Refusal(
+            f"clips.sampled_frames={config.sampled_frames}: expected 1 to clips.num_frames={config.num_frames}"
+        )
+
+
+def cut_clip(dataset: Dataset, sample: Sample, config: ClipsConfig, rng: np.random.Generator | None) -> Frames:
+    """Cuts one clip out of a stored video; a video that is too short repeats its last frame.
+
+    Args:
+        dataset: where the sample comes from.
+        sample: the video.
+        config: clip length, stride, sampled frames, flip and side.
+        rng: draws the window, the flip and the crop; None takes the centre of all, unflipped.
+
+    Returns:
+        uint8 't h w c', h = w = size_px; t is num_frames, or sampled_frames where that is set.
+
+    Raises:
+        VideoError: the video does not decode.
+    """
+    if rng is None:
+        return centre(window(dataset, sample, config, 0.5), config.size_px)
+    return augmented(window(dataset, sample, config, rng.random()), config, rng)
+
+
+def augmented(clip: Frames, config: ClipsConfig, rng: np.random.Generator) -> Frames:
+    """Flips and crops a window, uint8 't h w c' -> 't size_px size_px c'."""
+    if config.horizontal_flip and rng.random() < 0.5:
+        clip = clip[:, :, ::-1]
+    # Drawn for square frames too, so that what follows never depends on what is stored.
+    top, left = (int(rng.random() * (side - config.size_px + 1)) for side in clip.shape[1:3])
+    return clip[:, top : top + config.size_px, left : left + config.size_px]
+
+
+def centre(clip: Frames, size_px: int) -> Frames:
+    """The square in the middle, uint8 't h w c' -> 't size_px size_px c'."""
+    top, left = ((side - size_px) // 2 for side in clip.shape[1:3])
+    return clip[:, top : top + size_px, left : left + size_px]
+
+
+def window(dataset: Dataset, sample: Sample, config: ClipsConfig, place: float) -> Frames:
+    """The window at `place` in [0, 1) of all possible ones, whole frames."""
+    num_frames = sample.num_frames or dataset.num_frames(sample)
+    start, stop = _frame_range(config, num_frames, place)
+    frames = dataset.read_video(sample, start, stop, config.frame_stride, size_px=config.size_px)
+    return frames[np.minimum(_taken_frames(config), len(frames) - 1)]
+
+
+def _frame_range(config: ClipsConfig, num_frames: int, place: float) -> tuple[int, int]:
+    span = (config.num_frames - 1) * config.frame_stride + 1
+    start = int(place * (max(0, num_frames - span) + 1))
+    return start, min(start + span, num_frames)
+
+
+def _taken_frames(config: ClipsConfig) -> NDArray[np.int64]:
+    """Which of a clip's frames are taken: all, or the inner points of an even division (spec section 1.6)."""
+    if config.sampled_frames is None:
+        return np.arange(config.num_frames)
+    places = config.num_frames / (config.sampled_frames + 1) * np.arange(1, config.sampled_frames + 1)
+    return places.round().astype(np.int64)
+
+
+def cut_bytes(data: bytes, encoding: Encoding, config: ClipsConfig, rng: np.random.Generator | None) -> Frames:
+    """`cut_clip` for a foreign video in memory.
+
+    Raises:
+        VideoError: the video does not decode.
+    """
+    start, stop = _frame_range(config, count_stored(data, encoding), 0.5 if rng is None else rng.random())
+    frames = decode_stored(data, encoding, start, stop, config.size_px)[:: config.frame_stride]
+    frames = frames[np.minimum(_taken_frames(config), len(frames) - 1)]
+    return centre(frames, config.size_px) if rng is None else augmented(frames, config, rng)

@@ -1,0 +1,90 @@
+"""Clips through worker processes into batches, with the broken videos told, counted and judged."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from magvit_scale.config import ClipsConfig, Refusal
+
+MIN_SEEN = 1000
+"""So many videos are read before the share of broken ones is judged by those that were read, not by all there are."""
+
+
+def load(cuts: Any, config: ClipsConfig, positions: Iterable[Iterable[int]]) -> Iterator[dict[str, Any]]:
+    """Cuts batches in worker processes and yields them in order, with the broken videos told and counted."""
+    loader = DataLoader(
+        cuts,
+        batch_sampler=map(list, positions),
+        collate_fn=collate,
+        num_workers=config.num_workers,
+        prefetch_factor=2 if config.num_workers else None,
+    )
+    broken = Broken(config, cuts.num_videos)
+    for batch in loader:
+        yield checked(batch, broken)
+
+
+def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Clips 't h w c' of a worker -> one batch of arrays."""
+    # NumPy, not tensors: those travel through /dev/shm, which is 64 MB in a container and kills the worker when full.
+    cut = [item for item in items if "clip" in item]
+    clips = (
+        rearrange(np.stack([item["clip"] for item in cut]), "b t h w c -> b c t h w") if cut else np.empty(0, np.uint8)
+    )
+    return {
+        "clip": np.ascontiguousarray(clips),
+        "label": [item["label"] for item in cut],
+        "key": [item["key"] for item in cut],
+        "failed": {key: reason for item in items for key, reason in item["failed"].items()},
+        "refusal": next((item["refusal"] for item in items if "refusal" in item), None),
+    }
+
+
+def checked(batch: Mapping[str, Any], broken: "Broken") -> dict[str, Any]:
+    """A batch of a worker as tensors.
+
+    Raises:
+        Refusal: the worker met one, or too many videos do not decode.
+    """
+    broken.num_seen += len(batch["key"]) + len(batch["failed"])
+    for key, reason in batch["failed"].items():
+        broken.add(key, reason)
+    if batch["refusal"]:
+        raise Refusal(batch["refusal"])
+    clip = torch.from_numpy(batch["clip"]) if batch["key"] else batch["clip"]
+    return {"clip": clip, "label": torch.tensor(batch["label"], dtype=torch.int64), "key": batch["key"]}
+
+
+class Broken:
+    """Tells every broken video once, and stops when there are too many."""
+
+    def __init__(self, config: ClipsConfig, num_videos: int) -> None:
+        self.max_fraction, self.num_videos = config.max_broken_fraction, num_videos
+        self.num_seen = 0
+        self.keys: set[str] = set()
+
+    def add(self, key: str, reason: str) -> None:
+        """Counts a video that does not decode.
+
+        Raises:
+            Refusal: they are too many.
+        """
+        if key in self.keys:
+            return
+        self.keys.add(key)
+        judged = min(self.num_videos, max(self.num_seen, MIN_SEEN))
+        tell(f"video {key} does not decode: {reason}; {len(self.keys)} of {judged} so far")
+        if len(self.keys) > self.max_fraction * judged:
+            found = f"{len(self.keys)} of {judged} videos do not decode, more than {self.max_fraction:.0%}"
+            raise Refusal(f"{found}; the last is {key}: {reason}; write the shards again")
+
+
+def tell(line: str) -> None:
+    """One line on stderr, whatever bytes a name is made of, beside a progress bar."""
+    tqdm.write(line.encode(errors="backslashreplace").decode(), file=sys.stderr)
