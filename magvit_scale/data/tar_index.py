@@ -8,6 +8,7 @@ reject with its reason. Indexes are kept in a folder `magvit_index` beside the t
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import sys
@@ -45,7 +46,7 @@ class IndexedTar:
         path: of the tar.
         num_bytes: size of the tar.
         mtime_ns: of the tar; another one means another content.
-        split: `test` where a part of the path says so, else `train`.
+        split: `test` where the folder's name or a word of the file's says so, else `train`.
         count: samples.
         labels: class names found, with the class id where the tar gives one, else -1.
         num_rejects: entries that are no sample.
@@ -301,12 +302,13 @@ def _find(source: str | Path) -> list[Path]:
     path = Path(source)
     if path.is_dir():
         return sorted([*path.glob("*.tar"), *path.glob("*/*.tar")])
+    ranges = re.findall(r"\{(\d+)\.\.(\d+)", str(source))
+    if math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > MAX_TARS:
+        raise Refusal(f"shards={source}: more than {MAX_TARS} tars; expected fewer, larger ones")
     try:
-        names = list(itertools.islice(braceexpand(str(source)), MAX_TARS + 1))
+        names = list(braceexpand(str(source)))
     except ValueError as error:
         raise Refusal(f"shards={source}: {error}; expected a pattern like train-{{000..099}}.tar") from error
-    if len(names) > MAX_TARS:
-        raise Refusal(f"shards={source}: more than {MAX_TARS} tars; expected fewer, larger ones")
     for name in names:
         if not Path(name).is_file():
             raise Refusal(
@@ -351,7 +353,7 @@ def _open(path: Path, number: int, folder: Path, known: dict[str, dict[str, Any]
 
 
 def _split_of(path: Path) -> str:
-    words = set(re.split(r"[^a-z]+", f"{path.parent.name}/{path.stem}".lower()))
+    words = {path.parent.name.lower(), *re.split(r"[^a-z]+", path.stem.lower())}
     return "test" if words & set(TEST_WORDS) else "train"
 
 

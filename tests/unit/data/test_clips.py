@@ -1,6 +1,6 @@
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,34 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep import list_videos, moving_shapes, write_shards
 from magvit_scale.config import ClipsConfig, Refusal
 from magvit_scale.data.clips import held_out_clips, to_unit_range, training_batches, views
 from magvit_scale.data.cutting import cut_clip
 from magvit_scale.data.order import Order, keyed_generator
 from magvit_scale.data.shards import load_dataset
-
-Clips = Callable[..., ClipsConfig]
-
-
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clips")
-    moving_shapes.main([f"output={folder / 'videos'}", "videos_per_class=3", "num_frames=20", "size_px=16"])
-    list_videos.main([f"videos={folder / 'videos'}", f"output={folder}"])
-    for encoding in ("raw", "h264"):
-        arguments = [f"manifest={folder / 'manifest.jsonl'}", f"output={folder / encoding}", "size_px=16"]
-        write_shards.main([*arguments, f"encoding={encoding}", "videos_per_shard=7"])
-    return folder
-
-
-@pytest.fixture(scope="session")
-def clips(shards: Path) -> Clips:
-    def make(encoding: str = "raw", **changes: Any) -> ClipsConfig:
-        defaults = {"shards": str(shards / encoding), "size_px": 16, "num_frames": 8, "num_workers": 0}
-        return ClipsConfig(**{**defaults, **changes})
-
-    return make
+from tests.unit.data.conftest import Clips
 
 
 def global_batches(config: ClipsConfig, world_size: int, start_step: int, steps: int) -> Iterator[torch.Tensor]:
