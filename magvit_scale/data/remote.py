@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -50,7 +51,7 @@ class RemoteFolder:
 
     def __init__(self, url: str, cache: str | None, cache_gb: float) -> None:
         self.url, self.root = url.rstrip("/"), cache_folder(cache) / "remote"
-        self.folder = self.root / hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        self.folder = self._folder_of("")
         self.max_bytes = int(cache_gb * 10**9)
         self._expected: dict[Path, tuple[int, str]] = {}
         self._wanted: list[Path] = []
@@ -59,6 +60,13 @@ class RemoteFolder:
     def expect(self, files: Mapping[Path, tuple[int, str]]) -> None:
         """Tells sizes and checksums of files to come."""
         self._expected.update(files)
+
+    def take_version(self, content_hash: str) -> None:
+        """Moves on to the copy of this content: files of the same name may have been written again."""
+        self.folder = self._folder_of(content_hash)
+
+    def _folder_of(self, content_hash: str) -> Path:
+        return self.root / hashlib.sha256(f"{self.url} {content_hash}".encode()).hexdigest()[:16]
 
     def refuse_small_cache(self, num_shards: int) -> None:
         """Checks that the cache holds what is in use at a time.
@@ -85,7 +93,8 @@ class RemoteFolder:
         """
         if path.exists() and not is_fresh:
             return
-        with _locked(self.folder / "locks" / path.name):
+        name = hashlib.sha256(str(path.relative_to(self.folder)).encode()).hexdigest()[:16]
+        with _locked(self.folder / "locks" / name):
             if is_fresh or not path.exists():
                 self._fetch_with_retries(path)
 
@@ -122,13 +131,9 @@ class RemoteFolder:
         url = f"{self.url}/{path.relative_to(self.folder)}"
         for attempt in range(NUM_ATTEMPTS):
             try:
-                self._download(url, path)
+                return self._download(url, path)
             except (OSError, HTTPException, EOFError) as error:
-                reason = f"{type(error).__name__}: {error}" if not isinstance(error, _DamageError) else str(error)
-                if isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in _WORTH_A_RETRY:
-                    raise Refusal(f"{url}: {error}; expected a file of data_prep.write_shards there") from error
-            else:
-                return
+                reason = str(error) if isinstance(error, _DamageError) else f"{type(error).__name__}: {error}"
             if attempt + 1 < NUM_ATTEMPTS:
                 time.sleep(FIRST_PAUSE_S * 2**attempt)
         raise Refusal(f"{url}: {reason}, {NUM_ATTEMPTS} times; check the server and run again")
@@ -140,7 +145,10 @@ class RemoteFolder:
         aside = path.with_name(path.name + ".tmp")
         self._make_room(aside, num_bytes or 0)
         digest, found = hashlib.sha256(), 0
-        with _opened(url) as source, aside.open("r+b") as file:
+        with closing(_opened(url)) as source, aside.open("r+b") as file:
+            # A closed connection looks like the end of the file.
+            if num_bytes is None and (told := getattr(source, "headers", {}).get("Content-Length")):
+                num_bytes = int(told)
             for block in _blocks(source):
                 found += len(block)
                 if num_bytes is not None and found > num_bytes:
@@ -185,13 +193,21 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _opened(url: str) -> Any:
-    """A readable binary file behind a URL."""
-    if url.startswith(("http://", "https://")):
-        return urllib.request.urlopen(url, timeout=STALLED_AFTER_S)
+    """A readable binary file behind a URL.
+
+    Raises:
+        Refusal: it is not there, may not be read, or has a protocol that is not installed: asking again is no use.
+    """
     try:
-        return fsspec.open(url, "rb")
-    except (ImportError, ValueError) as error:
-        raise Refusal(f"{url}: {error}") from error
+        if url.startswith(("http://", "https://")):
+            return urllib.request.urlopen(url, timeout=STALLED_AFTER_S)
+        return fsspec.open(url, "rb").open()
+    except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
+        raise Refusal(f"{url}: {type(error).__name__}: {error}; expected a file of data_prep.write_shards") from error
+    except urllib.error.HTTPError as error:
+        if error.code >= 500 or error.code in _WORTH_A_RETRY:
+            raise
+        raise Refusal(f"{url}: {error}; expected a file of data_prep.write_shards") from error
 
 
 def _blocks(source: IO[bytes]) -> Iterator[bytes]:

@@ -228,7 +228,11 @@ def _load_written(folder: Path, remote: RemoteFolder | None) -> Dataset:
     if not (folder / "dataset.json").exists():
         command = f"`python -m data_prep.write_shards manifest=MANIFEST output={folder}`"
         raise Refusal(f"shards={folder}: no dataset.json; {command} makes it, and continues where it was cut short")
-    content = _read_json(folder / "dataset.json")
+    source = folder / "dataset.json"
+    content = _read_json(source)
+    if remote is not None and isinstance(content, dict):
+        remote.take_version(str(content.get("hash")))
+        folder = remote.folder
     try:
         dataset = Dataset(
             folder=folder,
@@ -244,9 +248,7 @@ def _load_written(folder: Path, remote: RemoteFolder | None) -> Dataset:
             remote=remote,
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise Refusal(
-            f"{folder / 'dataset.json'}: not written by data_prep.write_shards ({error!r}); expected clip shards"
-        ) from error
+        raise Refusal(f"{source}: not written by data_prep.write_shards ({error!r}); expected clip shards") from error
     if remote is not None:
         shards = [shard for shards in dataset.splits.values() for shard in shards]
         remote.expect({shard.path: (shard.num_bytes, shard.sha256) for shard in shards})
