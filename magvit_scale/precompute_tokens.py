@@ -4,30 +4,34 @@ One token shard per clip shard, holding the tokens of the clip and of the tasks'
 Ranks take shards in turn; shards that exist are kept, so a killed run continues.
 """
 
-import json
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 
-import numpy as np
 import torch
-from einops import rearrange
-from torch import Tensor
 
-from magvit_scale.commit.tasks import CLIP, canvases_of, condition_canvases
+from magvit_scale.commit.rules import canvas_rules
+from magvit_scale.commit.tasks import CLIP, canvases_of
 from magvit_scale.config import PrecomputeTokensConfig, Refusal, parse
-from magvit_scale.data.clips import to_unit_range, views
-from magvit_scale.data.shards import Dataset, load_dataset
-from magvit_scale.data.token_shards import (
+from magvit_scale.data.clips import open_clips
+from magvit_scale.data.token_facts import MOST_CODES, TokenFacts, token_shard_name
+from magvit_scale.data.token_shards import TokenShards
+from magvit_scale.data.token_writer import (
+    claim_token_folder,
     is_token_shard_done,
-    token_shard_path,
     write_token_dataset,
     write_token_shard,
 )
-from magvit_scale.files import write_json
 from magvit_scale.pretrained import hash_model
 from magvit_scale.progress import progress
+from magvit_scale.tokenizing import Comparison, compare_shard, tokenize_shard
 from magvit_scale.training import distributed
 from magvit_scale.vqgan.autoencoder import VQGAN
+
+HOW_NOT_WHAT = ("shards", "num_workers")
+"""Keys of a clip configuration that do not change the clips: the shards are named by their hash."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,65 +39,82 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(PrecomputeTokensConfig, argv)
     ranks = distributed.start()
     tokenizer = VQGAN.from_pretrained(config.tokenizer).to(ranks.device)
-    if tokenizer.config.ndim != 3:
-        raise Refusal(f"{config.tokenizer}: is a {tokenizer.config.ndim}D VQGAN, expected a 3D one")
-    dataset, folder = load_dataset(config.clips.shards), Path(config.output)
-    claim(config, dataset, ranks.is_main)
-    mine = range(ranks.rank, len(dataset.shards(config.clips.split)), ranks.world_size)
-    for shard in progress(mine, f"{folder.name} tokens", len(mine), unit="shard") if ranks.is_main else mine:
-        path = token_shard_path(folder, shard)
-        if not is_token_shard_done(path):
-            write_token_shard(path, *tokenize_shard(config, tokenizer, shard, ranks.device))
+    facts, folder = gather_facts(config, tokenizer), Path(config.output)
+    claim_token_folder(folder, facts)
+    for shard in shards_in_turn(facts.num_shards, ranks, f"{folder.name} tokens"):
+        path = folder / token_shard_name(shard)
+        if not is_token_shard_done(path, facts):
+            write_token_shard(path, facts, *tokenize_shard(config, facts, tokenizer, shard, ranks.device))
     distributed.barrier()
     if ranks.is_main:
-        finish(config, tokenizer, dataset)
+        codebook = write_token_dataset(folder, facts)["codebook"]
+        use = f"{codebook['used']} of {facts.codebook_size} codes, perplexity {codebook['perplexity']}"
+        sys.stdout.write(f"{folder}: codebook use of z: {use}\n")
     distributed.barrier()
+    if config.verify:
+        verify(config, tokenizer, ranks)
     distributed.stop()
 
 
-def claim(config: PrecomputeTokensConfig, dataset: Dataset, is_main: bool) -> None:
-    """Notes in the folder what its tokens are of, and refuses a folder with tokens of something else."""
-    path = Path(config.output) / "source.json"
-    cut = {key: getattr(config.clips, key) for key in ("split", "num_frames", "frame_stride", "horizontal_flip")}
-    facts = {"tokenizer": hash_model(config.tokenizer), "clips": dataset.hash, "views": config.views, **cut}
-    wanted = facts | {"seed": config.seed, "canvases": [CLIP, *canvases_of(config.tasks)]}
-    if path.is_file() and (found := json.loads(path.read_text())) != wanted:
-        key = next(key for key in wanted if found.get(key) != wanted[key])
-        raise Refusal(
-            f"{path} has {key}={found.get(key)}, this run {key}={wanted[key]}; give another output or delete it"
-        )
-    if is_main:
-        write_json(path, wanted)
+def shards_in_turn(num_shards: int, ranks: distributed.Ranks, label: str) -> Iterable[int]:
+    """This rank's shards, under a progress bar of the main rank."""
+    mine = list(range(ranks.rank, num_shards, ranks.world_size))
+    # Launches side by side begin at different places, so that each finds what the others have done.
+    start = os.getpid() % max(len(mine), 1)
+    mine = mine[start:] + mine[:start]
+    return progress(mine, label, len(mine), unit="shard") if ranks.is_main else mine
 
 
-@torch.no_grad()
-def tokenize_shard(
-    config: PrecomputeTokensConfig, tokenizer: VQGAN, shard: int, device: torch.device
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Tokens of one clip shard: uint16 'n views canvases t h w', labels int64 'n', keys."""
-    tokens: list[Tensor] = []
-    labels: list[int] = []
-    keys: list[str] = []
-    for sample in views(config.clips, views=config.views, seed=config.seed, shard=shard):
-        canvases = condition_canvases(to_unit_range(sample["clip"].to(device)), canvases_of(config.tasks))
-        flat = rearrange(canvases, "views canvases c t h w -> (views canvases) c t h w")
-        ids = torch.cat([tokenizer.tokenize(part) for part in flat.split(config.batch_size)])
-        tokens.append(rearrange(ids, "(views canvases) t h w -> views canvases t h w", views=config.views))
-        labels.append(int(sample["label"]))
-        keys.append(sample["key"])
-    return torch.stack(tokens).cpu().numpy().astype(np.uint16), np.array(labels, np.int64), keys
+def verify(config: PrecomputeTokensConfig, tokenizer: VQGAN, ranks: distributed.Ranks) -> None:
+    """Compares checksums and tokenizes a share of the videos again; says the result in one line. Collective.
+
+    Raises:
+        Refusal: a shard is not as it was written, or its tokens are not those of the tokenizer.
+    """
+    stored, own = TokenShards.open(config.output, verify=ranks.is_main), Comparison()
+    for shard in shards_in_turn(stored.num_shards, ranks, f"{stored.folder.name} verified"):
+        own += compare_shard(config, tokenizer, shard, stored.tars[shard], ranks.device)
+    counts = torch.tensor(astuple(own), dtype=torch.float64, device=ranks.device)
+    total = Comparison(*(round(count * ranks.world_size) for count in distributed.mean_over_ranks(counts).tolist()))
+    line = (
+        f"{config.output}: verified {total.videos} videos, {total.tokens} tokens: {total.different} differ, "
+        f"{total.near_ties} of them between codes that are equally near"
+    )
+    if total.different > total.near_ties:
+        raise Refusal(f"{line}; delete the folder and run magvit precompute-tokens again")
+    if ranks.is_main:
+        sys.stdout.write(f"{line}\n")
 
 
-def finish(config: PrecomputeTokensConfig, tokenizer: VQGAN, dataset: Dataset) -> None:
-    """Writes dataset.json, which makes the token shards readable. Main rank only."""
-    clip_shape = (config.clips.num_frames, config.clips.size_px, config.clips.size_px)
-    write_token_dataset(
-        Path(config.output),
-        canvases=(CLIP, *canvases_of(config.tasks)),
-        latent_shape=tuple(side // factor for side, factor in zip(clip_shape, tokenizer.downsample, strict=True)),
-        codebook_size=tokenizer.config.codebook_size,
-        classes=dataset.classes,
+def gather_facts(config: PrecomputeTokensConfig, tokenizer: VQGAN) -> TokenFacts:
+    """What decides the tokens.
+
+    Raises:
+        Refusal: a tokenizer or values that give no token shards.
+    """
+    if tokenizer.config.ndim != 3:
+        raise Refusal(f"{config.tokenizer}: is a {tokenizer.config.ndim}D VQGAN, expected a 3D one")
+    if (size := tokenizer.config.codebook_size) > MOST_CODES:
+        raise Refusal(f"{config.tokenizer}: {size} codes, expected at most {MOST_CODES}, the ids of 16 bits")
+    for key, is_valid in (("views", config.views >= 1), ("batch_size", config.batch_size >= 1)):
+        if not is_valid:
+            raise Refusal(f"{key}={getattr(config, key)}: expected at least 1")
+    if not 0 <= config.verify <= 1:
+        raise Refusal(f"verify={config.verify}: expected a share of the videos, 0 to 1")
+    dataset, clips = open_clips(config.clips), asdict(config.clips)
+    sides = (clips["sampled_frames"] or clips["num_frames"], clips["size_px"], clips["size_px"])
+    canvases = canvases_of(config.tasks)
+    return TokenFacts(
         tokenizer_hash=hash_model(config.tokenizer),
+        tokenizer=asdict(tokenizer.config),
         clips_hash=dataset.hash,
-        split=config.clips.split,
+        clips={key: value for key, value in clips.items() if key not in HOW_NOT_WHAT},
+        canvases=(CLIP, *canvases),
+        rules=canvas_rules(canvases),
+        views=config.views,
+        seed=config.seed,
+        latent_shape=tuple(side // factor for side, factor in zip(sides, tokenizer.downsample, strict=True)),
+        codebook_size=size,
+        classes=dataset.classes,
+        num_shards=len(dataset.shards(config.clips.split)),
     )

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from magvit_scale.commit.condition import room_for_conditions
+from magvit_scale.commit.rules import canvas_rules
 from magvit_scale.commit.step import commit_step
-from magvit_scale.commit.tasks import canvas_index
+from magvit_scale.commit.tasks import canvas_index, canvases_of
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.commit.validation import draw_validation_masks, masked_cross_entropy
 from magvit_scale.config import Refusal, TrainCommitConfig, TransformerConfig, parse
 from magvit_scale.data.clips import to_frames
-from magvit_scale.data.token_shards import TokenShards, training_batches
+from magvit_scale.data.token_shards import TokenShards, to_token_ids, training_batches
 from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.pretrained import hash_model, save_model
 from magvit_scale.training import distributed
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Dropout is the one draw that torch makes: keyed like all others, so that a resume repeats it.
         torch.manual_seed(hash((config.run.seed, step, ranks.rank)))
         on_device = {name: tensor.to(ranks.device) for name, tensor in batch.items()}
+        on_device["tokens"] = to_token_ids(on_device["tokens"])
         metrics = commit_step(engine, on_device, step, config, shards.canvases, guard)
         return metrics | {"optim/learning_rate": torch.tensor(rate, device=ranks.device)}
 
@@ -80,15 +82,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def open_shards(folder: str, config: TrainCommitConfig) -> TokenShards:
-    """Token shards, checked to be of this tokenizer and to hold what the tasks need."""
-    shards = TokenShards.open(folder)
+    """Token shards, checked to be of this tokenizer and these tasks' rules, and to hold what the tasks need."""
+    shards = TokenShards.open(folder, verify=config.verify_tokens)
     if (expected := hash_model(config.tokenizer)) != shards.tokenizer_hash:
         raise Refusal(
             f"{folder} was written by tokenizer {shards.tokenizer_hash[:12]}, {config.tokenizer} is {expected[:12]}; "
             "run magvit precompute-tokens again"
         )
+    rules = canvas_rules(canvases_of(config.tasks))
     for task in config.tasks:
-        canvas_index(task, shards.canvases, config.model)
+        canvas = shards.canvases[canvas_index(task, shards.canvases, config.model)]
+        if canvas in rules and shards.rules.get(canvas) != rules[canvas]:
+            raise Refusal(
+                f"{folder} was written under another rule of the canvas {canvas} ({shards.rules.get(canvas)}, this "
+                f"version has {rules[canvas]}); run magvit precompute-tokens into another folder"
+            )
     return shards
 
 

@@ -71,6 +71,8 @@ class TrainCommitConfig:
     """Folder of token shards, split train."""
     tokenizer: str
     """Export folder of the tokenizer that wrote them; other tokens are refused."""
+    verify_tokens: bool = False
+    """Also compares every token shard with its checksum before training; each rank reads them once."""
     model: TransformerConfig = TransformerConfig()
     loss: CommitLossConfig = CommitLossConfig()
     optim: OptimConfig = OptimConfig(betas=(0.9, 0.96), weight_decay=0.045, gradient_clipping=1.0, warmup_steps=5000)

@@ -136,17 +136,29 @@ class ClipsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecomputeTokensConfig:
-    """magvit precompute-tokens: clip shards and a tokenizer -> token shards."""
+    """magvit precompute-tokens: clip shards and a tokenizer -> token shards.
+
+    Ranks take shards in turn, and several launches may work on one output. A killed run is started again with the same
+    words and continues; its result is the same to the byte. dataset.json is written last.
+    """
 
     tokenizer: str
-    """Export folder of a 3D VQGAN."""
+    """Export folder of a 3D VQGAN of at most 65,536 codes."""
     clips: ClipsConfig
     output: str
-    """Folder that receives one token shard per clip shard, and dataset.json."""
+    """Folder that receives one token shard per clip shard, and dataset.json. It belongs to one tokenizer, split, way of
+    cutting clips and set of tasks: others are refused."""
     tasks: tuple[Task, ...] = TASKS
     """Only the condition canvases of these are tokenized; a transformer trains on no other task with them."""
     views: int = 1
-    """Augmentation views (window and flip) per video."""
+    """Augmentation views per video. Each is a random window of clips.num_frames frames, flipped or not
+    (clips.horizontal_flip), and a random crop where the stored frames are larger than clips.size_px; keyed by seed,
+    view and video. In split `test` view 0 is the centre, unflipped."""
     batch_size: int = 16
-    """Clips per forward pass."""
+    """Clips and canvases per forward pass, of one video at a time."""
+    verify: float = 0.0
+    """Share of the videos that are tokenized once more at the end and compared, after the shards' checksums, at least
+    one video; 0 compares nothing. On a GPU, an id may differ where its code is as near as the nearest but for
+    rounding. Other differences end the program with status 1."""
     seed: int = 0
+    """Decides the views, and what is verified."""

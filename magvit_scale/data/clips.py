@@ -4,7 +4,7 @@ What a clip shows follows from (config, seed, position) and nothing else: not fr
 number of ranks or what was read before. Frames stay uint8 until `to_unit_range` on the device.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -87,8 +87,10 @@ def held_out_clips(config: ClipsConfig, num_clips: int, batch_size: int) -> Iter
     return (batch for batch in load(cuts, config, positions) if batch["key"])
 
 
-def views(config: ClipsConfig, *, views: int, seed: int, shard: int) -> Iterator[dict[str, Any]]:
-    """Yields `views` clips of every video of one clip shard, for the token writer.
+def views(
+    config: ClipsConfig, *, views: int, seed: int, shard: int, only: Collection[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yields `views` clips of every video of one clip shard, or of those named in `only`, for the token writer.
 
     In split `test` view 0 is the centre window, unflipped; every other view is random, keyed by (seed, view, key).
     Videos that do not decode are reported and left out.
@@ -103,6 +105,8 @@ def views(config: ClipsConfig, *, views: int, seed: int, shard: int) -> Iterator
     samples = dataset.shard_samples(dataset.shards(config.split)[shard])
     broken = Broken(config, len(samples))
     for sample in samples:
+        if only is not None and sample.key not in only:
+            continue
         try:
             clips = [cut_clip(dataset, sample, config, _view_rng(config, seed, view, sample)) for view in range(views)]
         except VideoError as error:

@@ -1,6 +1,6 @@
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,35 +9,35 @@ import webdataset
 
 from magvit_scale.config import Refusal
 from magvit_scale.data.shards import Order
-from magvit_scale.data.token_shards import (
-    TokenShards,
-    is_token_shard_done,
-    token_shard_path,
-    training_batches,
-    write_token_dataset,
-    write_token_shard,
+from magvit_scale.data.token_facts import TokenFacts, token_shard_name
+from magvit_scale.data.token_shards import TokenShards, training_batches
+from magvit_scale.data.token_writer import is_token_shard_done, write_token_dataset, write_token_shard
+
+FACTS = TokenFacts(
+    tokenizer_hash="t",
+    tokenizer={"ndim": 3},
+    clips_hash="c",
+    clips={"split": "train", "num_frames": 8},
+    canvases=("z", "FP"),
+    rules={"FP": "r"},
+    views=3,
+    seed=0,
+    latent_shape=(2, 3, 4),
+    codebook_size=1024,
+    classes=("a", "b", "c"),
+    num_shards=3,
 )
 
-ABOUT: dict[str, Any] = {
-    "canvases": ["z", "FP"],
-    "latent_shape": (2, 3, 4),
-    "codebook_size": 1024,
-    "classes": ["a", "b", "c"],
-    "tokenizer_hash": "t",
-    "clips_hash": "c",
-    "split": "train",
-}
 
-
-def write(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def write(folder: Path, facts: TokenFacts = FACTS) -> tuple[np.ndarray, np.ndarray]:
     """Three shards of 5, 0 and 4 clips with 3 views."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 1024, (9, 3, 2, 2, 3, 4)).astype(np.uint16)
     labels = rng.integers(0, 3, 9)
     for number, part in enumerate((slice(0, 5), slice(5, 5), slice(5, 9))):
         keys = [f"video-{index}" for index in range(9)[part]]
-        write_token_shard(token_shard_path(folder, number), tokens[part], labels[part], keys)
-    write_token_dataset(folder, **ABOUT)
+        write_token_shard(folder / token_shard_name(number), facts, tokens[part], labels[part], keys)
+    write_token_dataset(folder, facts)
     return tokens, labels
 
 
@@ -60,16 +60,16 @@ def test_writing_is_deterministic_and_done_is_known(tmp_path: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names[0] == "dataset.json"
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
-    path = token_shard_path(tmp_path / "a", 0)
-    assert is_token_shard_done(path)
+    path = tmp_path / "a" / token_shard_name(0)
+    assert is_token_shard_done(path, FACTS)
     os.truncate(path, 100)
-    assert not is_token_shard_done(path)
-    assert not is_token_shard_done(token_shard_path(tmp_path / "a", 7))
+    assert not is_token_shard_done(path, FACTS)
+    assert not is_token_shard_done(tmp_path / "a" / token_shard_name(7), FACTS)
 
 
 def test_plain_webdataset_reads_them(tmp_path: Path) -> None:
     tokens, labels = write(tmp_path)
-    (item,) = webdataset.WebDataset(str(token_shard_path(tmp_path, 2)), shardshuffle=False).decode()
+    (item,) = webdataset.WebDataset(str(tmp_path / token_shard_name(2)), shardshuffle=False).decode()
     assert np.array_equal(item["tokens.npy"], tokens[5:])
     assert np.array_equal(item["labels.npy"], labels[5:])
     assert item["keys.json"] == ["video-5", "video-6", "video-7", "video-8"]
@@ -110,20 +110,21 @@ def test_global_batches_do_not_depend_on_the_ranks(tmp_path: Path) -> None:
 def test_missing_and_truncated_shards_are_named(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="magvit precompute-tokens"):
         TokenShards.open(tmp_path)
-    with pytest.raises(Refusal, match="no token shards"):
-        write_token_dataset(tmp_path, **ABOUT)
+    with pytest.raises(Refusal, match=r"tokens-000000\.tar: missing, and 2 more"):
+        write_token_dataset(tmp_path, FACTS)
     write(tmp_path)
-    os.truncate(token_shard_path(tmp_path, 2), 700)
+    os.truncate(tmp_path / token_shard_name(2), 700)
     with pytest.raises(Refusal, match=r"tokens-000002\.tar: 700 bytes, expected"):
         TokenShards.open(tmp_path)
-    token_shard_path(tmp_path, 2).unlink()
+    (tmp_path / token_shard_name(2)).unlink()
     with pytest.raises(Refusal, match=r"tokens-000002\.tar: missing"):
         TokenShards.open(tmp_path)
 
 
 def test_shapes_must_agree(tmp_path: Path) -> None:
     write(tmp_path)
-    with pytest.raises(Refusal, match="expected"):
-        write_token_dataset(tmp_path, **{**ABOUT, "canvases": ["z"]})
+    other = replace(FACTS, canvases=("z",))
+    with pytest.raises(ValueError, match="expected"):
+        write_token_shard(tmp_path / "x.tar", other, np.zeros((1, *FACTS.clip_shape), np.uint16), np.zeros(1), ["k"])
     with pytest.raises(ValueError, match="expected uint16"):
-        write_token_shard(tmp_path / "x.tar", np.zeros((1, 1, 1, 1, 1, 1), np.int64), np.zeros(1, np.int64), ["k"])
+        write_token_shard(tmp_path / "x.tar", FACTS, np.zeros((1, *FACTS.clip_shape), int), np.zeros(1), ["k"])

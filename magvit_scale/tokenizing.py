@@ -1,0 +1,100 @@
+"""Videos -> tokens of their views and condition canvases; and whether stored tokens are what comes out again."""
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from magvit_scale.commit.tasks import canvases_of, condition_canvases
+from magvit_scale.config import PrecomputeTokensConfig
+from magvit_scale.data.clips import to_unit_range, views
+from magvit_scale.data.shards import keyed_generator
+from magvit_scale.data.token_facts import TokenFacts
+from magvit_scale.data.token_tar import Labels, Tokens, TokenTar
+from magvit_scale.vqgan.autoencoder import VQGAN
+
+NEAR_TIE = 1e-3
+"""Two codes are as near as each other when their squared distances differ by less than this share of the squared
+lengths: TF32 rounds to 1 in 2,000, and a GPU may round otherwise from run to run."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How stored tokens compare with those that come out now."""
+
+    videos: int = 0
+    tokens: int = 0
+    different: int = 0
+    near_ties: int = 0
+    """Of the different ones, those whose stored code is as near as the nearest."""
+
+    def __add__(self, other: "Comparison") -> "Comparison":
+        return Comparison(
+            self.videos + other.videos,
+            self.tokens + other.tokens,
+            self.different + other.different,
+            self.near_ties + other.near_ties,
+        )
+
+
+def tokenize_shard(
+    config: PrecomputeTokensConfig, facts: TokenFacts, tokenizer: VQGAN, shard: int, device: torch.device
+) -> tuple[Tokens, Labels, list[str]]:
+    """Tokens of one clip shard: uint16 'n views canvases t h w', labels int64 'n', keys."""
+    tokens: list[Tensor] = []
+    labels: list[int] = []
+    keys: list[str] = []
+    for sample in views(config.clips, views=config.views, seed=config.seed, shard=shard):
+        canvases = _canvases(config, sample["clip"].to(device))
+        ids = torch.cat([_tokenize(tokenizer, part) for part in canvases.split(config.batch_size)])
+        tokens.append(rearrange(ids, "(views canvases) t h w -> views canvases t h w", views=config.views))
+        labels.append(int(sample["label"]))
+        keys.append(sample["key"])
+    found = torch.stack(tokens).cpu().numpy() if tokens else np.empty((0, *facts.clip_shape))
+    return found.astype(np.uint16), np.array(labels, np.int64), keys
+
+
+def compare_shard(
+    config: PrecomputeTokensConfig, tokenizer: VQGAN, shard: int, stored: TokenTar, device: torch.device
+) -> Comparison:
+    """Tokenizes a share of one clip shard's videos again, drawn by the seed, in the same batches as the first time."""
+    rows = {key: row for row, key in enumerate(stored.read_keys())}
+    order = np.argsort(keyed_generator("verify", config.seed, shard).bit_generator.random_raw(len(rows)))
+    chosen = {list(rows)[place] for place in order[: ceil(config.verify * len(rows))]}
+    total = Comparison()
+    for sample in views(config.clips, views=config.views, seed=config.seed, shard=shard, only=chosen):
+        canvases = _canvases(config, sample["clip"].to(device))
+        tokens = torch.from_numpy(stored.tokens[rows[sample["key"]]].astype(np.int64)).to(device)
+        parts = rearrange(tokens, "views canvases t h w -> (views canvases) t h w").split(config.batch_size)
+        for part, ids in zip(canvases.split(config.batch_size), parts, strict=True):
+            total += _compare(tokenizer, part, ids)
+        total += Comparison(videos=1)
+    return total
+
+
+def _canvases(config: PrecomputeTokensConfig, clips: Tensor) -> Tensor:
+    canvases = condition_canvases(to_unit_range(clips), canvases_of(config.tasks))
+    return rearrange(canvases, "views canvases c t h w -> (views canvases) c t h w")
+
+
+@torch.no_grad()
+def _tokenize(tokenizer: VQGAN, clips: Tensor) -> Tensor:
+    return tokenizer.tokenize(clips)
+
+
+@torch.no_grad()
+def _compare(tokenizer: VQGAN, clips: Tensor, ids: Tensor) -> Comparison:
+    """Clips 'b 3 t h w' against ids 'b t h w'."""
+    latents = tokenizer.encode(clips)
+    where = tokenizer.quantizer.tokenize(latents) != ids
+    different = int(where.sum())
+    if not different or clips.device.type == "cpu":  # a CPU gives the same every time
+        return Comparison(0, ids.numel(), different, 0)
+    vectors = rearrange(latents.float(), "b d t h w -> b t h w d")[where]
+    distances = tokenizer.quantizer.compute_distances(vectors)
+    margins = distances.gather(1, ids[where][:, None])[:, 0] - distances.min(dim=1).values
+    lengths = vectors.square().sum(1) + tokenizer.quantizer.codebook.float()[ids[where]].square().sum(1)
+    return Comparison(0, ids.numel(), different, int((margins < NEAR_TIE * lengths).sum()))
