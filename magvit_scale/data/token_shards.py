@@ -23,6 +23,9 @@ from magvit_scale.files import sha256
 
 Numbers = NDArray[np.int64]
 
+CHUNK_STEPS = 64
+"""So many batches are drawn together: for one alone, numpy's calls cost more than its work."""
+
 
 def to_token_ids(tokens: Tensor) -> Tensor:
     """uint16 tokens of any shape -> int64 ids."""
@@ -108,23 +111,24 @@ class TokenShards(TokenFacts):
         except DamagedShard as error:
             raise Refusal(f"{self.folder}: damaged ({error}); {_AGAIN}") from error
 
-    def gather(self, indices: Numbers, views: Numbers) -> Tokens:
-        """Clips as they are stored.
+    def gather(self, indices: Numbers, views: Numbers) -> Iterator[Tokens]:
+        """Batches of clips as they are stored, each copied when its turn comes.
 
         Args:
-            indices: b numbers in [0, num_clips).
-            views: b numbers in [0, self.views).
+            indices: 'steps b', numbers in [0, num_clips).
+            views: 'steps b', numbers in [0, self.views).
 
-        Returns:
+        Yields:
             uint16 'b canvases t h w'.
         """
         _, *shape = self.clip_shape
         size = 2 * int(np.prod(shape))
         shards = np.searchsorted(self._starts, indices, side="right") - 1
-        offsets = ((indices - self._starts[shards]) * self.views + views) * size
-        rows, places = self._rows, zip(shards.tolist(), offsets.tolist(), strict=True)
-        clips = [rows[shard][offset : offset + size] for shard, offset in places]
-        return np.frombuffer(bytearray().join(clips), np.uint16).reshape(len(clips), *shape)
+        starts = ((indices - self._starts[shards]) * self.views + views) * size
+        rows = self._rows
+        for places in zip(shards.tolist(), starts.tolist(), (starts + size).tolist(), strict=True):
+            clips = [rows[shard][start:end] for shard, start, end in zip(*places, strict=True)]
+            yield np.frombuffer(bytearray().join(clips), np.uint16).reshape(-1, *shape)
 
     def batch(self, indices: Sequence[int], views: Sequence[int]) -> tuple[Tensor, Tensor]:
         """`gather` as ids.
@@ -137,8 +141,8 @@ class TokenShards(TokenFacts):
             tokens int64 'b canvases t h w', labels int64 'b'.
         """
         places = np.asarray(indices, np.int64)
-        tokens = torch.from_numpy(self.gather(places, np.asarray(views, np.int64)))
-        return to_token_ids(tokens), torch.from_numpy(self.labels[places])
+        (tokens,) = self.gather(places[None], np.asarray(views, np.int64)[None])
+        return to_token_ids(torch.from_numpy(tokens)), torch.from_numpy(self.labels[places])
 
 
 def training_batches(
@@ -160,27 +164,29 @@ def training_batches(
             f"global_batch_size={global_batch_size}: not a multiple of the {world_size} ranks; change one of them"
         )
     order, size = Order(shards.num_clips, seed), global_batch_size // world_size
-    starts = (step * global_batch_size + rank * size for step in range(start_step, start_step + steps))
-    return (_batch_at(shards, order, seed, np.arange(start, start + size)) for start in starts)
-
-
-def _batch_at(shards: TokenShards, order: Order, seed: int, positions: Numbers) -> dict[str, Tensor]:
-    indices = order.many(positions)
-    tokens = shards.gather(indices, draw_views(shards.views, seed, positions))
-    labels = torch.from_numpy(shards.labels[indices])
-    return {"tokens": torch.from_numpy(tokens), "label": labels, "position": torch.from_numpy(positions)}
+    starts = np.arange(start_step, start_step + steps) * global_batch_size + rank * size
+    chunks = (starts[first : first + CHUNK_STEPS, None] + np.arange(size) for first in range(0, steps, CHUNK_STEPS))
+    return (batch for positions in chunks for batch in _batches_at(shards, order, seed, positions))
 
 
 def draw_views(num_views: int, seed: int, positions: Numbers) -> Numbers:
-    """The view shown at each of consecutive positions: uniform in [0, num_views), a function of (seed, position)."""
-    if num_views == 1:
-        return np.zeros(len(positions), np.int64)
-    # Position p has word p of one Philox stream, four to a count of its counter: any place is reached at once.
-    key = hashlib.blake2b(f"token view {seed}".encode(), digest_size=16).digest()
-    count, skipped = divmod(int(positions[0]), 4)
-    stream = np.random.Philox(key=int.from_bytes(key, "little"), counter=count)
-    words = stream.random_raw(skipped + len(positions))[skipped:]
-    return (words % np.uint64(num_views)).astype(np.int64)
+    """The view shown at each position: uniform in [0, num_views), a function of (seed, position) alone."""
+    key = hashlib.blake2b(f"token view {seed}".encode(), digest_size=8).digest()
+    # SplitMix64: any place of its stream is reached at once, for a whole array of places.
+    words = positions.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.frombuffer(key, "<u8")
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((words ^ (words >> np.uint64(31))) % np.uint64(num_views)).astype(np.int64)
+
+
+def _batches_at(shards: TokenShards, order: Order, seed: int, positions: Numbers) -> Iterator[dict[str, Tensor]]:
+    """Batches at positions 'steps b': orders and views are drawn for all of them at once, tokens one by one."""
+    flat = positions.reshape(-1)
+    indices, views = order.many(flat), draw_views(shards.views, seed, flat)
+    labels = torch.from_numpy(shards.labels[indices]).reshape(positions.shape)
+    tokens = shards.gather(indices.reshape(positions.shape), views.reshape(positions.shape))
+    for batch, label, position in zip(tokens, labels, torch.from_numpy(positions), strict=True):
+        yield {"tokens": torch.from_numpy(batch), "label": label, "position": position}
 
 
 _AGAIN = "delete it and run magvit precompute-tokens again"
