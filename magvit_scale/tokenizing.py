@@ -11,7 +11,7 @@ from torch import Tensor
 from magvit_scale.commit.tasks import canvases_of, condition_canvases
 from magvit_scale.config import PrecomputeTokensConfig
 from magvit_scale.data.clips import to_unit_range, views
-from magvit_scale.data.shards import keyed_generator
+from magvit_scale.data.order import keyed_generator
 from magvit_scale.data.token_facts import TokenFacts
 from magvit_scale.data.token_tar import Labels, Tokens, TokenTar
 from magvit_scale.vqgan.autoencoder import VQGAN

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from magvit_scale.config import Refusal
-from magvit_scale.data.shards import Order
+from magvit_scale.data.order import Order
 from magvit_scale.data.token_facts import TokenFacts, facts_of, read_dataset
 from magvit_scale.data.token_tar import DamagedShard, Labels, Tokens, TokenTar, open_token_tar
 from magvit_scale.files import sha256

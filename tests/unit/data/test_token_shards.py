@@ -8,7 +8,7 @@ import torch
 import webdataset
 
 from magvit_scale.config import Refusal
-from magvit_scale.data.shards import Order
+from magvit_scale.data.order import Order
 from magvit_scale.data.token_facts import TokenFacts, token_shard_name
 from magvit_scale.data.token_shards import TokenShards, training_batches
 from magvit_scale.data.token_writer import is_token_shard_done, write_token_dataset, write_token_shard
