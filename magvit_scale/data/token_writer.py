@@ -35,11 +35,7 @@ def claim_token_folder(folder: Path, facts: TokenFacts) -> None:
         with _private(path) as private:
             write_json(private, wanted)
             _link(private, path)
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise Refusal(f"{path}: not JSON ({error}); give another output or delete it") from error
-    if found != wanted:
+    if (found := _read_object(path)) != wanted:
         key, was, now = first_difference(found, wanted)
         raise Refusal(f"{path} has {key}={was}, this run {key}={now}; give another output or delete it")
 
@@ -159,11 +155,16 @@ def _is_running(process: str) -> bool:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
+    return _read_object(path.with_suffix(".json"))
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none."""
     try:
-        index = json.loads(path.with_suffix(".json").read_bytes())
+        content = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError, RecursionError):
         return {}
-    return index if isinstance(index, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _write_index(path: Path, facts: TokenFacts) -> None:

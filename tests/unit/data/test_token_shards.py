@@ -1,6 +1,12 @@
+import json
 import os
+import socket
+import subprocess
+import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +16,14 @@ import webdataset
 from magvit_scale.config import Refusal
 from magvit_scale.data.order import Order
 from magvit_scale.data.token_facts import TokenFacts, token_shard_name
-from magvit_scale.data.token_shards import TokenShards, training_batches
-from magvit_scale.data.token_writer import is_token_shard_done, write_token_dataset, write_token_shard
+from magvit_scale.data.token_shards import TokenShards, draw_views, training_batches
+from magvit_scale.data.token_writer import (
+    claim_token_folder,
+    is_token_shard_done,
+    write_token_dataset,
+    write_token_shard,
+)
+from magvit_scale.metrics.tokens import codebook_use
 
 FACTS = TokenFacts(
     tokenizer_hash="t",
@@ -128,3 +140,110 @@ def test_shapes_must_agree(tmp_path: Path) -> None:
         write_token_shard(tmp_path / "x.tar", other, np.zeros((1, *FACTS.clip_shape), np.uint16), np.zeros(1), ["k"])
     with pytest.raises(ValueError, match="expected uint16"):
         write_token_shard(tmp_path / "x.tar", FACTS, np.zeros((1, *FACTS.clip_shape), int), np.zeros(1), ["k"])
+
+
+def streamed(shards: TokenShards, world_size: int, start_step: int, steps: int) -> list[dict[str, torch.Tensor]]:
+    """Global batches of twelve, put together from those of the ranks."""
+    told: dict[str, Any] = {"seed": 7, "global_batch_size": 12, "start_step": start_step, "steps": steps}
+    ranks = [training_batches(shards, rank=rank, world_size=world_size, **told) for rank in range(world_size)]
+    return [
+        {name: torch.cat([part[name] for part in parts]) for name in parts[0]} for parts in zip(*ranks, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("world_size", "killed_at"), [(1, 1), (2, 5), (4, 64), (12, 65)])
+def test_a_resume_with_another_number_of_ranks_gives_the_same_batches(
+    tmp_path: Path, world_size: int, killed_at: int
+) -> None:
+    """Nine clips in batches of twelve: each crosses the border of a pass, and 64 batches are drawn together."""
+    write(tmp_path)
+    undisturbed = streamed(TokenShards.open(tmp_path), 1, 0, 70)
+    resumed = streamed(TokenShards.open(tmp_path), world_size, killed_at, 70 - killed_at)
+    for expected, found in zip(undisturbed[killed_at:], resumed, strict=True):
+        assert all(found[name].equal(expected[name]) for name in ("tokens", "label", "position"))
+    assert [int(batch["position"][0]) for batch in undisturbed] == list(range(0, 840, 12))
+
+
+def test_a_batch_larger_than_the_set_shows_every_clip(tmp_path: Path) -> None:
+    tokens, labels = write(tmp_path)
+    (batch,) = training_batches(
+        TokenShards.open(tmp_path), seed=0, global_batch_size=18, rank=0, world_size=1, start_step=0, steps=1
+    )
+    assert batch["tokens"].dtype == torch.uint16
+    assert batch["tokens"].shape == (18, 2, 2, 3, 4)
+    for half in (batch["tokens"][:9], batch["tokens"][9:]):
+        shown = {index for index in range(9) for row in half for view in tokens[index] if np.array_equal(view, row)}
+        assert shown == set(range(9))
+    assert sorted(batch["label"].tolist()) == sorted([*labels.tolist(), *labels.tolist()])
+
+
+def test_views_are_drawn_evenly_by_seed_and_position_alone() -> None:
+    positions = np.arange(40_000)
+    drawn = draw_views(8, 3, positions)
+    assert np.abs(np.bincount(drawn, minlength=8) - 5000).max() < 4 * np.sqrt(5000)
+    pairs = np.bincount(8 * drawn[:-1] + drawn[1:], minlength=64)  # neighbours know nothing of each other
+    assert np.abs(pairs - 625).max() < 4.5 * np.sqrt(625)
+    assert np.array_equal(draw_views(8, 3, positions[[7, 39_999, 5]]), drawn[[7, 39_999, 5]])
+    assert np.mean(draw_views(8, 4, positions) == drawn) < 0.14
+    assert not draw_views(1, 3, positions).any()
+    # Runs that were started before an update must go on with the views they began with.
+    assert draw_views(8, 3, np.array([0, 1, 2, 3, 4, 10**12])).tolist() == [5, 0, 2, 3, 1, 4]
+
+
+def test_a_pass_keeps_nothing(tmp_path: Path) -> None:
+    write(tmp_path)
+    batches = training_batches(
+        TokenShards.open(tmp_path), seed=0, global_batch_size=64, rank=0, world_size=1, start_step=0, steps=400
+    )
+    for _ in range(140):
+        next(batches)
+    tracemalloc.start()
+    sizes = []
+    for _ in range(3):
+        for _ in range(64):
+            next(batches)
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert max(sizes) - sizes[0] < 100_000
+
+
+def test_who_is_first_wins(tmp_path: Path) -> None:
+    """Two launches on one folder may write the same shard; what is published does not change any more."""
+    tokens, labels = write(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_token_shard(tmp_path / token_shard_name(0), FACTS, tokens[:5] + 1, labels[:5], list("abcde"))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_what_a_dead_writer_left_is_removed_and_a_living_ones_work_is_not(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = {name: tmp_path / "unfinished" / f"{socket.gethostname()}-{name}" for name in (ended.pid, os.getpid())}
+    left["elsewhere"] = tmp_path / "unfinished" / "another-host-1"
+    for folder in left.values():
+        folder.mkdir(parents=True)
+        (folder / "tokens-000000.tar").touch()
+    (tmp_path / "source.json").write_text(json.dumps(FACTS.as_json()))
+    claim_token_folder(tmp_path, FACTS)
+    assert [folder.exists() for folder in left.values()] == [False, True, True]
+
+
+def test_a_folder_belongs_to_one_kind_of_tokens(tmp_path: Path) -> None:
+    claim_token_folder(tmp_path, FACTS)
+    claim_token_folder(tmp_path, FACTS)
+    other = replace(FACTS, clips={"split": "test", "num_frames": 8})
+    with pytest.raises(Refusal, match=r"source.json has clips.split=train, this run clips.split=test; give another"):
+        claim_token_folder(tmp_path, other)
+    for text in ("", "[" * 100_000, "7"):
+        (tmp_path / "source.json").write_text(text)
+        with pytest.raises(Refusal, match=r"source.json.*; give another output or delete it"):
+            claim_token_folder(tmp_path, FACTS)
+
+
+def test_ids_beyond_the_codebook_and_codes_in_use(tmp_path: Path) -> None:
+    tokens, _ = write(tmp_path)
+    use = codebook_use(torch.from_numpy(tokens[:, :, 0]), 1024)
+    found = TokenShards.open(tmp_path).codebook
+    assert found == {"used": int((use.counts > 0).sum()), "perplexity": pytest.approx(use.perplexity, abs=1e-3)}
+    with pytest.raises(Refusal, match=f"id {tokens[:5, :, 0].max()}, the codebook has 64; delete it"):
+        write_token_dataset(tmp_path, replace(FACTS, codebook_size=64))
