@@ -438,7 +438,10 @@ def _opened(data: bytes, kind: str = "video") -> Iterator[Any]:
     """The container in the bytes; what goes wrong in the block is a VideoError."""
     try:
         with av.open(io.BytesIO(data)) as container:
-            container.streams.video[0].codec_context.options = _LIMITS
+            context = container.streams.video[0].codec_context
+            if context is None:
+                raise VideoError(f"unreadable {kind}: no decoder for it")
+            context.options = _LIMITS
             yield container
     except (av.FFmpegError, IndexError, MemoryError) as error:
         raise VideoError(f"unreadable {kind}: {error}") from error
