@@ -8,38 +8,28 @@ decoded in process, by PyAV.
 import io
 import os
 import re
-import shutil
-import signal
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import Any
 
 import av
 import ffmpeg
-import imageio_ffmpeg
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from magvit_scale.ffmpeg_process import VideoError, run_ffmpeg
 from magvit_scale.files import written_aside
 
 Frames = NDArray[np.uint8]
 
-# Damage is told on stderr only: ffmpeg exits 0 on a truncated file or flipped bits.
-_TROUBLE = re.compile(r"\[(?:error|fatal|panic)\] (.*)")
 _STREAM = re.compile(r"Output #0.*?Stream #0:0.*?: Video: .*?, (\d+)x(\d+)[ ,].*?, ([\d.]+)(k?) fps", re.DOTALL)
 _FRAMES = re.compile(r"^frame=\s*(\d+)", re.MULTILINE)
-# Signals that say nothing about the video; a decoder that crashes on it (SIGSEGV, SIGABRT) does.
-_INTERRUPTIONS = (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGXCPU, signal.SIGXFSZ)
-_INTERRUPTED_STATUS = 255  # of an ffmpeg that caught the signal; also -EPERM, which it explains
-# Symbols that carry no reason of their own; the line before them does.
-_CONSEQUENCES = ("Error opening", "Error submitting", "Conversion failed", "Nothing was written")
 CRF, GOP = 18, 16
 X264 = {"preset": "veryfast", "tune": "fastdecode", "bf": 0}
 _SCALE = {"flags": "bicubic+accurate_rnd+full_chroma_int+bitexact"}
@@ -52,10 +42,6 @@ _FLAGS = ("BICUBIC", "ACCURATE_RND", "FULL_CHR_H_INT", "BITEXACT")
 # A header may claim any size; a decoder allocates what it says.
 _LIMITS = {"max_pixels": str(1 << 26)}
 _EXACT = reduce(or_, (Interpolation[name] for name in _FLAGS if name in Interpolation.__members__))
-
-
-class VideoError(ValueError):
-    """A video that cannot be read, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -94,30 +80,6 @@ class Mp4:
     width: int
 
 
-@cache
-def ffmpeg_version() -> str:
-    """What `ffmpeg_executable` calls itself; the bytes of an mp4 hang on it."""
-    return _first_line(ffmpeg_executable()).split(" Copyright")[0]
-
-
-@cache
-def ffmpeg_executable() -> str:
-    """The system's ffmpeg, or the one that imageio-ffmpeg brings where there is none or it is older than 5.1."""
-    system = shutil.which("ffmpeg")
-    return system if system and _knows_fps_mode(system) else imageio_ffmpeg.get_ffmpeg_exe()
-
-
-def _knows_fps_mode(executable: str) -> bool:
-    number = re.match(r"ffmpeg version n?(\d+)\.(\d+)", _first_line(executable))
-    # A build from git has no such number, and is newer.
-    return number is None or (int(number[1]), int(number[2])) >= (5, 1)
-
-
-def _first_line(executable: str) -> str:
-    version = subprocess.run([executable, "-version"], capture_output=True, text=True, check=False).stdout
-    return version.split("\n", 1)[0]
-
-
 def probe(path: str | Path) -> VideoInfo:
     """Decodes a whole video from frame 0 and says what it holds.
 
@@ -125,7 +87,7 @@ def probe(path: str | Path) -> VideoInfo:
         VideoError: no readable video stream, no frame, or damage anywhere in it.
     """
     output = _constant_rate(_input(path), None).output("pipe:", format="null", fps_mode="passthrough")
-    counters, log = _run(output.global_args("-progress", "pipe:1", "-nostats"), loglevel="level+info")
+    counters, log = run_ffmpeg(output.global_args("-progress", "pipe:1", "-nostats"), loglevel="level+info")
     stream, num_frames = _STREAM.search(log), _count_frames(counters)
     if stream is None:
         raise VideoError("no video frames")
@@ -160,7 +122,7 @@ def decode(
     rate = _constant_rate(_input(path), fps)
     resized = _resized(rate, "rgb24", size_px=size_px, keep_aspect=keep_aspect, scale=_SCALE)
     output = resized.output("pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough", **_limit(max_frames))
-    pixels, log = _run(output, loglevel="level+info")
+    pixels, log = run_ffmpeg(output, loglevel="level+info")
     stream = _STREAM.search(log)
     if stream is None or not pixels:
         raise VideoError("no video frames")
@@ -393,7 +355,7 @@ def _encode_h264(stream: Any, options: dict[str, int], pixels: bytes | None = No
             **{"c:v": "libx264", "crf": CRF, "g": GOP, "threads": 1, **X264, **_COLOURS, **options},
         )
         output = output.overwrite_output().global_args("-progress", "pipe:1", "-nostats")
-        counters, _ = _run(output, loglevel="level+error", pixels=pixels, pass_fds=[file.fileno()])
+        counters, _ = run_ffmpeg(output, loglevel="level+error", pixels=pixels, pass_fds=[file.fileno()])
         return file.read(), _count_frames(counters)
 
 
@@ -402,35 +364,6 @@ def _count_frames(counters: bytes) -> int:
     if not num_frames or num_frames[-1] == 0:
         raise VideoError("no video frames")
     return num_frames[-1]
-
-
-def _run(output: Any, *, loglevel: str, pixels: bytes | None = None, pass_fds: Sequence[int] = ()) -> tuple[bytes, str]:
-    command = output.global_args("-hide_banner", "-loglevel", loglevel, "-filter_threads", "1")
-    if pixels is None:
-        command = command.global_args("-nostdin")
-    arguments = [ffmpeg_executable(), *(os.fsdecode(word.encode("latin-1")) for word in command.get_args())]
-    ended = subprocess.run(arguments, input=pixels, capture_output=True, check=False, pass_fds=pass_fds)
-    log = ended.stderr.decode(errors="replace")
-    _refuse_interruption(ended.returncode, log)
-    reason = _reason(log)
-    if reason or ended.returncode:
-        raise VideoError(reason or f"ffmpeg failed with status {ended.returncode}")
-    return ended.stdout, log
-
-
-def _refuse_interruption(status: int, log: str) -> None:
-    is_caught = status == _INTERRUPTED_STATUS and "Operation not permitted" not in log
-    if is_caught or -status in _INTERRUPTIONS:
-        name = "a signal" if is_caught else signal.Signals(-status).name
-        raise ChildProcessError(f"ffmpeg was ended by {name}; run again to continue")
-
-
-def _reason(log: str) -> str:
-    if "matches no streams" in log:
-        return "no video stream"
-    lines = [found[1].strip() for found in map(_TROUBLE.search, log.splitlines()) if found]
-    causes = [line for line in lines if not line.startswith(_CONSEQUENCES)]
-    return next(iter(causes or lines), "")[:200]
 
 
 @contextmanager

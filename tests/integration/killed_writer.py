@@ -24,7 +24,8 @@ def main() -> None:
     duration = time.monotonic() - started
     kills, redone, in_flight, finished = 0, 0, 0, 0
     known: dict[str, int] = {}
-    while kills < num_kills or known:
+    was_killed = False
+    while kills < num_kills or was_killed:
         output = folder / f"cut_{finished:04d}"
         delay = generator.uniform(0, duration / 2) if kills < num_kills else None
         was_killed = run([*arguments, f"output={output}"], delay) == -signal.SIGKILL

@@ -246,6 +246,8 @@ def test_a_stream_through_the_command_line_says_that_it_cannot_resume(shards: Pa
         " steps=2)); print([tuple(batch['clip'].shape) for batch in found])"
     )
     pattern = f"pipe:cat {shards}/train/clips-{{000000..000002}}.tar"
-    done = subprocess.run([sys.executable, "-c", code, pattern], capture_output=True, text=True, check=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", code, pattern], capture_output=True, text=True, check=True, timeout=100
+    )
     assert done.stdout == "[(4, 3, 4, 24, 24), (4, 3, 4, 24, 24)]\n"
     assert done.stderr.count("this run cannot be resumed") == 1

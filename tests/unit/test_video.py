@@ -13,14 +13,14 @@ from av.video.frame import PictureType
 from av.video.reformatter import Interpolation
 from PIL import Image
 
-from magvit_scale import video
+from magvit_scale import ffmpeg_process
+from magvit_scale.ffmpeg_process import ffmpeg_executable
 from magvit_scale.video import (
     VideoError,
     animated_webp,
     decode,
     decode_mp4,
     encode_mp4,
-    ffmpeg_executable,
     mp4_bytes,
     png,
     probe,
@@ -255,7 +255,7 @@ def test_an_interrupted_ffmpeg_is_no_broken_video(
     fake = tmp_path / "ffmpeg"
     fake.write_text(f"#!/bin/sh\n{ending}\n")
     fake.chmod(0o755)
-    monkeypatch.setattr(video, "ffmpeg_executable", lambda: str(fake))
+    monkeypatch.setattr(ffmpeg_process, "ffmpeg_executable", lambda: str(fake))
     with pytest.raises(expected):
         decode("any.mp4", size_px=16)
 

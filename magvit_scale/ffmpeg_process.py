@@ -1,0 +1,94 @@
+"""One ffmpeg process: which program, and how its word on damage is told from an interruption. No torch."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import imageio_ffmpeg
+
+# Damage is told on stderr only: ffmpeg exits 0 on a truncated file or flipped bits.
+_TROUBLE = re.compile(r"\[(?:error|fatal|panic)\] (.*)")
+# Symbols that carry no reason of their own; the line before them does.
+_CONSEQUENCES = ("Error opening", "Error submitting", "Conversion failed", "Nothing was written")
+# Signals that say nothing about the video; a decoder that crashes on it (SIGSEGV, SIGABRT) does.
+_INTERRUPTIONS = (signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGXCPU, signal.SIGXFSZ)
+_INTERRUPTED_STATUS = 255  # of an ffmpeg that caught the signal; also -EPERM, which it explains
+
+
+class VideoError(ValueError):
+    """A video that cannot be read, in a few words."""
+
+
+@cache
+def ffmpeg_version() -> str:
+    """What `ffmpeg_executable` calls itself; the bytes of an mp4 hang on it."""
+    return _first_line(ffmpeg_executable()).split(" Copyright")[0]
+
+
+@cache
+def ffmpeg_executable() -> str:
+    """The system's ffmpeg, or the one that imageio-ffmpeg brings where there is none or it is older than 5.1."""
+    system = shutil.which("ffmpeg")
+    return system if system and _knows_fps_mode(system) else imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def _knows_fps_mode(executable: str) -> bool:
+    number = re.match(r"ffmpeg version n?(\d+)\.(\d+)", _first_line(executable))
+    # A build from git has no such number, and is newer.
+    return number is None or (int(number[1]), int(number[2])) >= (5, 1)
+
+
+def _first_line(executable: str) -> str:
+    version = subprocess.run([executable, "-version"], capture_output=True, text=True, check=False).stdout
+    return version.split("\n", 1)[0]
+
+
+def run_ffmpeg(
+    output: Any, *, loglevel: str, pixels: bytes | None = None, pass_fds: Sequence[int] = ()
+) -> tuple[bytes, str]:
+    """Runs an output of ffmpeg-python.
+
+    Args:
+        output: its last node.
+        loglevel: with `level+` before it, `error` or a more talkative one.
+        pixels: for its standard input.
+        pass_fds: open files that it may use.
+
+    Returns:
+        what it wrote on standard output, and its log.
+
+    Raises:
+        VideoError: it told any damage, or failed, or crashed.
+        OSError: it was interrupted.
+    """
+    command = output.global_args("-hide_banner", "-loglevel", loglevel, "-filter_threads", "1")
+    if pixels is None:
+        command = command.global_args("-nostdin")
+    arguments = [ffmpeg_executable(), *(os.fsdecode(word.encode("latin-1")) for word in command.get_args())]
+    ended = subprocess.run(arguments, input=pixels, capture_output=True, check=False, pass_fds=pass_fds)
+    log = ended.stderr.decode(errors="replace")
+    _refuse_interruption(ended.returncode, log)
+    reason = _reason(log)
+    if reason or ended.returncode:
+        raise VideoError(reason or f"ffmpeg failed with status {ended.returncode}")
+    return ended.stdout, log
+
+
+def _refuse_interruption(status: int, log: str) -> None:
+    is_caught = status == _INTERRUPTED_STATUS and "Operation not permitted" not in log
+    if is_caught or -status in _INTERRUPTIONS:
+        name = "a signal" if is_caught else signal.Signals(-status).name
+        raise ChildProcessError(f"ffmpeg was ended by {name}; run again to continue")
+
+
+def _reason(log: str) -> str:
+    if "matches no streams" in log:
+        return "no video stream"
+    lines = [found[1].strip() for found in map(_TROUBLE.search, log.splitlines()) if found]
+    causes = [line for line in lines if not line.startswith(_CONSEQUENCES)]
+    return next(iter(causes or lines), "")[:200]
