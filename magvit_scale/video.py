@@ -198,7 +198,7 @@ def verify_mp4(data: bytes) -> tuple[int, int, int]:
     Raises:
         VideoError: unreadable bytes.
     """
-    with _opened(data) as container:
+    with _opened(data, "mp4") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"err_detect": "explode"}
