@@ -30,8 +30,8 @@ from magvit_scale.tokenizing import Comparison, compare_shard, tokenize_shard
 from magvit_scale.training import distributed
 from magvit_scale.vqgan.autoencoder import VQGAN
 
-HOW_NOT_WHAT = ("shards", "num_workers")
-"""Keys of a clip configuration that do not change the clips: the shards are named by their hash."""
+CLIP_KEYS = ("split", "num_frames", "frame_stride", "sampled_frames", "size_px", "horizontal_flip")
+"""Keys of a clip configuration that change the clips; the shards are named by their hash."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -108,7 +108,7 @@ def gather_facts(config: PrecomputeTokensConfig, tokenizer: VQGAN) -> TokenFacts
         tokenizer_hash=hash_model(config.tokenizer),
         tokenizer=asdict(tokenizer.config),
         clips_hash=dataset.hash,
-        clips={key: value for key, value in clips.items() if key not in HOW_NOT_WHAT},
+        clips={key: clips[key] for key in CLIP_KEYS},
         canvases=(CLIP, *canvases),
         rules=canvas_rules(canvases),
         views=config.views,

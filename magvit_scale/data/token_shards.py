@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -81,9 +82,21 @@ class TokenShards(TokenFacts):
         return opened
 
     @cached_property
-    def _rows(self) -> list[memoryview]:
-        # Bytes, not arrays: a slice of a memoryview costs a tenth of one of an array.
-        return [tar.tokens.reshape(-1).view(np.uint8).data for tar in self.tars]
+    def _memory(self) -> tuple[NDArray[np.void], Numbers]:
+        """One array whose element k is the view of a clip that begins k bytes after the first mapped byte; and where
+        each shard begins in it.
+
+        Across the shards, because one call of numpy gathers a batch in half the time of a slice per clip. What lies
+        between the mappings is never touched: places are computed from clips that the headers have vouched for.
+        """
+        parts = [tar.tokens.reshape(-1).view(np.uint8) for tar in self.tars]
+        begins = np.array([part.ctypes.data for part in parts])
+        first = min((part for part in parts if part.size), key=lambda part: part.ctypes.data)
+        size = 2 * int(np.prod(self.clip_shape[1:]))
+        end = max(part.ctypes.data + part.size for part in parts if part.size)
+        rows = first[:size].view(f"V{size}")
+        shape = (end - first.ctypes.data - size + 1,)
+        return as_strided(rows, shape, strides=(1,), writeable=False), begins - first.ctypes.data
 
     @cached_property
     def _starts(self) -> Numbers:
@@ -120,15 +133,17 @@ class TokenShards(TokenFacts):
 
         Yields:
             uint16 'b canvases t h w'.
+
+        Raises:
+            IndexError: there is no such clip or view.
         """
         _, *shape = self.clip_shape
-        size = 2 * int(np.prod(shape))
+        memory, begins = self._memory
+        if not (_are_below(indices, self.num_clips) and _are_below(views, self.views)):
+            raise IndexError(f"expected clips in [0, {self.num_clips}) and views in [0, {self.views})")
         shards = np.searchsorted(self._starts, indices, side="right") - 1
-        starts = ((indices - self._starts[shards]) * self.views + views) * size
-        rows = self._rows
-        for places in zip(shards.tolist(), starts.tolist(), (starts + size).tolist(), strict=True):
-            clips = [rows[shard][start:end] for shard, start, end in zip(*places, strict=True)]
-            yield np.frombuffer(bytearray().join(clips), np.uint16).reshape(-1, *shape)
+        places = begins[shards] + ((indices - self._starts[shards]) * self.views + views) * memory.itemsize
+        return (memory[batch].view(np.uint16).reshape(-1, *shape) for batch in places)
 
     def batch(self, indices: Sequence[int], views: Sequence[int]) -> tuple[Tensor, Tensor]:
         """`gather` as ids.
@@ -207,6 +222,10 @@ def _open_shard(folder: Path, line: dict[str, Any], facts: TokenFacts, verify: b
     if len(tar.labels) != line["count"] or not _are_class_ids(tar.labels, facts.num_classes):
         raise Refusal(f"{path}: damaged (not {line['count']} labels of {facts.num_classes} classes); {_AGAIN}")
     return tar
+
+
+def _are_below(numbers: Numbers, end: int) -> bool:
+    return numbers.size == 0 or (int(numbers.min()) >= 0 and int(numbers.max()) < end)
 
 
 def _are_class_ids(labels: Labels, num_classes: int) -> bool:

@@ -247,3 +247,10 @@ def test_ids_beyond_the_codebook_and_codes_in_use(tmp_path: Path) -> None:
     assert found == {"used": int((use.counts > 0).sum()), "perplexity": pytest.approx(use.perplexity, abs=1e-3)}
     with pytest.raises(Refusal, match=f"id {tokens[:5, :, 0].max()}, the codebook has 64; delete it"):
         write_token_dataset(tmp_path, replace(FACTS, codebook_size=64))
+
+
+@pytest.mark.parametrize(("index", "view"), [(9, 0), (-1, 0), (0, 3), (0, -1)])
+def test_what_is_not_there_is_not_read(tmp_path: Path, index: int, view: int) -> None:
+    write(tmp_path)
+    with pytest.raises(IndexError, match=r"expected clips in \[0, 9\) and views in \[0, 3\)"):
+        TokenShards.open(tmp_path).batch([0, index], [0, view])
