@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from magvit_scale.config import ClipsConfig, Refusal
 from magvit_scale.data.cutting import centre, cut_clip, refuse_impossible, window
 from magvit_scale.data.frames import Sample
-from magvit_scale.data.loading import Broken, load, tell
+from magvit_scale.data.loading import Broken, collate, load, tell
 from magvit_scale.data.mixture import Mixture
 from magvit_scale.data.order import keyed_generator
 from magvit_scale.data.sources import is_stream, open_clips, open_sources, weights_of
@@ -128,6 +128,9 @@ class _Clips(TorchDataset[dict[str, Any]]):
         self.config, self.seed = config, seed
         self.sources = open_sources(config, seed)
         self.num_videos = sum(len(source.table) for source in self.sources)
+
+    def __getitems__(self, positions: list[int]) -> dict[str, Any]:
+        return collate(map(self.__getitem__, positions), len(positions))
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         failed: dict[str, str] = {}

@@ -67,6 +67,12 @@ def window(dataset: Dataset, sample: Sample, config: ClipsConfig, place: float) 
     num_frames = sample.num_frames or dataset.num_frames(sample)
     start, stop = _frame_range(config, num_frames, place)
     frames = dataset.read_video(sample, start, stop, config.frame_stride, size_px=config.size_px)
+    return _taken(frames, config)
+
+
+def _taken(frames: Frames, config: ClipsConfig) -> Frames:
+    if config.sampled_frames is None and len(frames) == config.num_frames:
+        return frames
     return frames[np.minimum(_taken_frames(config), len(frames) - 1)]
 
 
@@ -92,5 +98,5 @@ def cut_bytes(data: bytes, encoding: Encoding, config: ClipsConfig, rng: np.rand
     """
     start, stop = _frame_range(config, count_stored(data, encoding), 0.5 if rng is None else rng.random())
     frames = decode_stored(data, encoding, start, stop, config.size_px)[:: config.frame_stride]
-    frames = frames[np.minimum(_taken_frames(config), len(frames) - 1)]
+    frames = _taken(frames, config)
     return centre(frames, config.size_px) if rng is None else augmented(frames, config, rng)

@@ -1,7 +1,7 @@
 """Clips through worker processes into batches, with the broken videos told, counted and judged."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ def load(cuts: Any, config: ClipsConfig, positions: Iterable[Iterable[int]]) -> 
     loader = DataLoader(
         cuts,
         batch_sampler=map(list, positions),
-        collate_fn=collate,
+        collate_fn=as_it_is,
         num_workers=config.num_workers,
         prefetch_factor=2 if config.num_workers else None,
     )
@@ -30,20 +30,27 @@ def load(cuts: Any, config: ClipsConfig, positions: Iterable[Iterable[int]]) -> 
         yield checked(batch, broken)
 
 
-def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Clips 't h w c' of a worker -> one batch of arrays."""
+def collate(items: Iterable[Mapping[str, Any]], num_items: int) -> dict[str, Any]:
+    """Clips 't h w c' of a worker, as they are cut -> one batch of arrays."""
     # NumPy, not tensors: those travel through /dev/shm, which is 64 MB in a container and kills the worker when full.
-    cut = [item for item in items if "clip" in item]
-    clips = (
-        rearrange(np.stack([item["clip"] for item in cut]), "b t h w c -> b c t h w") if cut else np.empty(0, np.uint8)
-    )
-    return {
-        "clip": np.ascontiguousarray(clips),
-        "label": [item["label"] for item in cut],
-        "key": [item["key"] for item in cut],
-        "failed": {key: reason for item in items for key, reason in item["failed"].items()},
-        "refusal": next((item["refusal"] for item in items if "refusal" in item), None),
-    }
+    # Each clip is copied once, into the layout of a batch, before the next is decoded into the same memory.
+    clips, refusal, failed = np.empty(0, np.uint8), None, dict[str, str]()
+    labels, keys = list[int](), list[str]()
+    for item in items:
+        failed.update(item["failed"])
+        refusal = refusal or item.get("refusal")
+        if "clip" in item:
+            clip = rearrange(item["clip"], "t h w c -> c t h w")
+            clips = clips if keys else np.empty((num_items, *clip.shape), np.uint8)
+            clips[len(keys)] = clip
+            labels.append(item["label"])
+            keys.append(item["key"])
+    return {"clip": clips[: len(keys)], "label": labels, "key": keys, "failed": failed, "refusal": refusal}
+
+
+def as_it_is(item: Any) -> Any:
+    """What a loader does with batches that are made."""
+    return item
 
 
 def checked(batch: Mapping[str, Any], broken: "Broken") -> dict[str, Any]:
@@ -57,8 +64,11 @@ def checked(batch: Mapping[str, Any], broken: "Broken") -> dict[str, Any]:
         broken.add(key, reason)
     if batch["refusal"]:
         raise Refusal(batch["refusal"])
-    clip = torch.from_numpy(batch["clip"]) if batch["key"] else batch["clip"]
-    return {"clip": clip, "label": torch.tensor(batch["label"], dtype=torch.int64), "key": batch["key"]}
+    return {
+        "clip": torch.from_numpy(batch["clip"]),
+        "label": torch.tensor(batch["label"], dtype=torch.int64),
+        "key": batch["key"],
+    }
 
 
 class Broken:

@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from magvit_scale.config import ClipsConfig, Refusal
 from magvit_scale.data.cutting import cut_bytes
-from magvit_scale.data.loading import Broken, checked, collate, tell
+from magvit_scale.data.loading import Broken, as_it_is, checked, collate, tell
 from magvit_scale.data.order import keyed_generator
 from magvit_scale.data.tar_index import ENCODINGS, class_of
 from magvit_scale.video import VideoError
 
 SHUFFLED_SAMPLES = 100
+MAX_FAILURES = 20
 
 
 def stream_batches(
@@ -54,6 +55,7 @@ class _Stream(IterableDataset[dict[str, Any]]):
 
     def __init__(self, config: ClipsConfig, seed: int, rank: int, *, is_endless: bool) -> None:
         self.config, self.seed, self.rank, self.is_endless = config, seed, rank, is_endless
+        self.num_failures = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
@@ -62,12 +64,21 @@ class _Stream(IterableDataset[dict[str, Any]]):
         key = ("stream", self.seed, self.rank, 0 if worker is None else worker.id)
         # With replacement: dealing shards out to workers would end some ranks before others, and hang those.
         shards = webdataset.WebDataset(
-            self.config.shards, resampled=self.is_endless, shardshuffle=False, empty_check=False, handler=_tell_damage,
+            self.config.shards, resampled=self.is_endless, shardshuffle=False, empty_check=False, handler=self._go_on,
             seed=int(keyed_generator(*key).integers(1 << 31)), nodesplitter=None, workersplitter=None,
         )  # fmt: skip
         samples = shards.shuffle(SHUFFLED_SAMPLES) if self.is_endless else shards
         for number, sample in enumerate(samples):
+            self.num_failures = 0
             yield self._cut(sample, keyed_generator(*key, number) if self.is_endless else None)
+        if self.is_endless:
+            yield {"failed": {}, "refusal": f"clips.shards={self.config.shards}: the stream gives no clips any more"}
+
+    def _go_on(self, error: Exception) -> bool:
+        """What webdataset does about a tar or command that fails: one line, and on, unless nothing else comes."""
+        tell(f"stream: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300])
+        self.num_failures += 1
+        return self.num_failures < MAX_FAILURES
 
     def _cut(self, sample: dict[str, Any], rng: Any) -> dict[str, Any]:
         key = sample["__key__"]
@@ -84,23 +95,17 @@ class _Stream(IterableDataset[dict[str, Any]]):
 
 def _load(clips: _Stream, config: ClipsConfig, batch_size: int, steps: int) -> Iterator[dict[str, Any]]:
     """Batches of whole clips; what failed is told beside the next that did not."""
-    loader = DataLoader(clips, batch_size=None, num_workers=config.num_workers)
+    loader = DataLoader(clips, batch_size=None, num_workers=config.num_workers, collate_fn=as_it_is)
     broken = Broken(config, 1 << 62)
     cut: list[dict[str, Any]] = []
     items = iter(loader)
     for _ in range(steps):
-        while sum("clip" in item for item in cut) < batch_size:
+        while sum("clip" in item for item in cut) < batch_size and not any("refusal" in item for item in cut):
             item = next(items, None)
             if item is None:
                 break
             cut.append(item)
         if not cut:
             return
-        batch, cut = collate(cut), []
+        batch, cut = collate(cut, len(cut)), []
         yield checked(batch, broken)
-
-
-def _tell_damage(error: Exception) -> bool:
-    """What webdataset does about a tar or command that fails: one line, and on."""
-    tell(f"stream: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300])
-    return True
