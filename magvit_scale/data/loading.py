@@ -33,14 +33,15 @@ def load(cuts: Any, config: ClipsConfig, positions: Iterable[Iterable[int]]) -> 
 def collate(items: Iterable[Mapping[str, Any]], num_items: int) -> dict[str, Any]:
     """Clips 't h w c' of a worker, as they are cut -> one batch of arrays."""
     # NumPy, not tensors: those travel through /dev/shm, which is 64 MB in a container and kills the worker when full.
-    # Each clip is copied once, into the layout of a batch, before the next is decoded into the same memory.
+    # Each clip takes the layout of a batch before the next is decoded into the same memory.
     clips, refusal, failed = np.empty(0, np.uint8), None, dict[str, str]()
     labels, keys = list[int](), list[str]()
     for item in items:
         failed.update(item["failed"])
         refusal = refusal or item.get("refusal")
         if "clip" in item:
-            clip = rearrange(item["clip"], "t h w c -> c t h w")
+            # Contiguous first: NumPy copies a flipped clip into a larger array at half the speed.
+            clip = np.ascontiguousarray(rearrange(item["clip"], "t h w c -> c t h w"))
             clips = clips if keys else np.empty((num_items, *clip.shape), np.uint8)
             clips[len(keys)] = clip
             labels.append(item["label"])
