@@ -383,6 +383,8 @@ def _opened(data: bytes, kind: str = "video") -> Iterator[Any]:
 def _decode_range(container: Any, start: int, stop: int) -> Frames:
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1
+    if not stream.average_rate or not stream.time_base:
+        raise VideoError("unreadable mp4: no frame rate")
     frame_ticks = 1 / (stream.average_rate * stream.time_base)
     if start:
         container.seek(round(start * frame_ticks), stream=stream, backward=True)

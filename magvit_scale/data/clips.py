@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from magvit_scale.config import ClipsConfig, Refusal
-from magvit_scale.data.cutting import centre, cut_clip, refuse_impossible, window
+from magvit_scale.data.cutting import centre, cut_clip, window
 from magvit_scale.data.frames import Sample
 from magvit_scale.data.loading import Broken, collate, load, tell
 from magvit_scale.data.mixture import Mixture
 from magvit_scale.data.order import keyed_generator
-from magvit_scale.data.sources import is_stream, open_clips, open_sources, weights_of
+from magvit_scale.data.sources import is_stream, open_clips, open_sources, refuse_impossible, weights_of
 from magvit_scale.data.streaming import stream_batches, stream_centres
 from magvit_scale.video import VideoError
 
@@ -28,8 +28,8 @@ MAX_REPLACEMENTS = 1000
 
 
 def to_unit_range(clip: Tensor) -> Tensor:
-    """uint8 in [0, 255] of any shape -> float32 in [0, 1]."""
-    return clip.to(torch.float32) / 255
+    """uint8 in [0, 255] of any shape and layout in memory -> contiguous float32 in [0, 1]."""
+    return clip.to(torch.float32, memory_format=torch.contiguous_format) / 255
 
 
 def to_frames(clip: Tensor) -> NDArray[np.uint8]:

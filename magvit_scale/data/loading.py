@@ -33,17 +33,15 @@ def load(cuts: Any, config: ClipsConfig, positions: Iterable[Iterable[int]]) -> 
 def collate(items: Iterable[Mapping[str, Any]], num_items: int) -> dict[str, Any]:
     """Clips 't h w c' of a worker, as they are cut -> one batch of arrays."""
     # NumPy, not tensors: those travel through /dev/shm, which is 64 MB in a container and kills the worker when full.
-    # Each clip takes the layout of a batch before the next is decoded into the same memory.
-    clips, refusal, failed = np.empty(0, np.uint8), None, dict[str, str]()
+    # Each clip is copied before the next is decoded into the same memory; its layout is changed on the device.
+    clips, refusal, failed = np.empty((0,) * 5, np.uint8), None, dict[str, str]()
     labels, keys = list[int](), list[str]()
     for item in items:
         failed.update(item["failed"])
         refusal = refusal or item.get("refusal")
         if "clip" in item:
-            # Contiguous first: NumPy copies a flipped clip into a larger array at half the speed.
-            clip = np.ascontiguousarray(rearrange(item["clip"], "t h w c -> c t h w"))
-            clips = clips if keys else np.empty((num_items, *clip.shape), np.uint8)
-            clips[len(keys)] = clip
+            clips = clips if keys else np.empty((num_items, *item["clip"].shape), np.uint8)
+            clips[len(keys)] = item["clip"]
             labels.append(item["label"])
             keys.append(item["key"])
     return {"clip": clips[: len(keys)], "label": labels, "key": keys, "failed": failed, "refusal": refusal}
@@ -66,7 +64,7 @@ def checked(batch: Mapping[str, Any], broken: "Broken") -> dict[str, Any]:
     if batch["refusal"]:
         raise Refusal(batch["refusal"])
     return {
-        "clip": torch.from_numpy(batch["clip"]),
+        "clip": rearrange(torch.from_numpy(batch["clip"]), "b t h w c -> b c t h w"),
         "label": torch.tensor(batch["label"], dtype=torch.int64),
         "key": batch["key"],
     }

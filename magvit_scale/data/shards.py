@@ -17,8 +17,6 @@ import numpy as np
 
 from magvit_scale.config import Refusal
 from magvit_scale.data.frames import Encoding, Sample, num_frames_of, read_frames
-from magvit_scale.data.order import Order as Order
-from magvit_scale.data.order import keyed_generator as keyed_generator
 from magvit_scale.data.remote import RemoteFolder, is_remote
 from magvit_scale.data.tar_index import IndexedTars, index_tars, is_tars
 from magvit_scale.video import Frames

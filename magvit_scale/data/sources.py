@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Mapping
 
 from magvit_scale.config import ClipsConfig, Refusal
-from magvit_scale.data.cutting import refuse_impossible
 from magvit_scale.data.frames import Sample
 from magvit_scale.data.order import Order, WindowedOrder
 from magvit_scale.data.shards import Dataset, SampleTable, load_dataset
@@ -17,6 +16,24 @@ STREAM = "pipe:"
 def is_stream(shards: str) -> bool:
     """Whether shards come out of a command, `pipe:COMMAND`."""
     return shards.startswith(STREAM)
+
+
+def refuse_impossible(config: ClipsConfig) -> None:
+    """Checks what no data can satisfy.
+
+    Raises:
+        Refusal: a length, side or share is impossible.
+    """
+    least = {"num_frames": 1, "frame_stride": 1, "num_workers": 0, "size_px": 1, "shuffle_window": 1}
+    for key, value in least.items():
+        if (found := getattr(config, key)) is not None and found < value:
+            raise Refusal(f"clips.{key}={found}: expected at least {value}")
+    if not 0 <= config.max_broken_fraction <= 1:
+        raise Refusal(f"clips.max_broken_fraction={config.max_broken_fraction}: expected a share in [0, 1]")
+    if config.sampled_frames is not None and not 1 <= config.sampled_frames <= config.num_frames:
+        raise Refusal(
+            f"clips.sampled_frames={config.sampled_frames}: expected 1 to clips.num_frames={config.num_frames}"
+        )
 
 
 def open_clips(config: ClipsConfig) -> Dataset:
