@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 OP_BUILT := $(VENV)/op_built
-SOURCES := magvit_scale data_prep slurm tests setup.py
+SOURCES := magvit_scale data_prep slurm benchmarks tests setup.py
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
@@ -18,7 +18,7 @@ export PYTHONPATH := $(CURDIR)
 export VIDEOS ROOT MINUTES
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check clean
+.PHONY: help install demo test faults bench-data check clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -32,6 +32,14 @@ demo: install  ## videos to generated clips in MINUTES=15; VIDEOS=FOLDER takes y
 
 test: install  ## every test that needs no GPU
 	$(BIN)/python -m pytest -q -m "not gpu"
+
+faults: install  ## only the tests that kill, damage, fill disks and cut connections
+	$(BIN)/python -m pytest -q tests/integration/test_*faults.py tests/integration/test_interruptions.py \
+		tests/unit/data/test_remote.py tests/unit/data_prep/test_list_videos_killed.py
+
+bench-data: install  ## the data side beside its peers, three minutes; figures into docs/benchmarks.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.table
 
 check: $(INSTALLED)  ## style, types, import directions
 	$(BIN)/ruff check $(SOURCES)
