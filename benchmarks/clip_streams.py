@@ -8,7 +8,7 @@ import torch
 import webdataset
 from einops import rearrange
 
-from benchmarks.measure import Measured, compare, peak_memory_mb
+from benchmarks.measure import Measured, compare, resident_mb
 from data_prep import list_videos, moving_shapes, write_shards
 from magvit_scale.config import ClipsConfig
 from magvit_scale.data.clips import training_batches
@@ -93,7 +93,7 @@ def measure_reads(shards: Path) -> dict[str, Measured]:
 
 
 def measure_memory(shards: Path) -> dict[str, str]:
-    """Largest resident size after the first and after the fifth pass over the clips."""
+    """Resident size after the first and after the fifth pass over the clips."""
     num_videos = len(load_dataset(shards).samples("train"))
     batches = training_batches(
         _clips(shards),
@@ -104,5 +104,5 @@ def measure_memory(shards: Path) -> dict[str, str]:
         start_step=0,
         steps=5 * num_videos // BATCH_SIZE,
     )
-    found = [peak_memory_mb() for _ in batches]
+    found = [resident_mb() for _ in batches]
     return {"after one pass": f"{found[len(found) // 5]:.0f} MB", "after five passes": f"{found[-1]:.0f} MB"}

@@ -60,9 +60,10 @@ def compare(competitors: Mapping[str, Work], rounds: int = 5) -> dict[str, Measu
     }
 
 
-def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resident_mb() -> float:
+    """Resident size of this process now, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
 
 
 def machine() -> dict[str, Any]:

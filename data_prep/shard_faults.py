@@ -1,25 +1,22 @@
 """What is wrong with one clip shard: its index, its tar, every video in it."""
 
-import io
 import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from data_prep.list_videos import Record
-from data_prep.stored_video import EXTENSIONS, npy_of_zstd
+from data_prep.stored_video import EXTENSIONS
 from data_prep.tar_members import Member, ShardFault, read_members
+from magvit_scale.data.frames import MAX_NPY_HEADER, decompressed, image_frames, npy_frames
 from magvit_scale.data.shards import Shard
 from magvit_scale.files import sha256
 from magvit_scale.video import VideoError, verify_mp4
 
 MAX_METADATA_BYTES = 1 << 20
-_NPY_HEADER_BYTES = 1 << 12
 _KEY = re.compile(r"[a-z0-9-]+")
 _LINE: Mapping[str, type | tuple[type, ...]] = {
     "key": str,
@@ -117,7 +114,7 @@ def _check_metadata(file: int, member: Member, line: Record) -> None:
     if member.size > MAX_METADATA_BYTES:
         raise ShardFault(f"{member.size} bytes of metadata, expected at most {MAX_METADATA_BYTES}")
     about = _read_json(os.pread(file, member.size, member.offset), "its metadata")
-    expected = {name: value for name, value in line.items() if name not in ("key", "offset", "size")}
+    expected = {name: value for name, value in line.items() if name not in ("key", "offset", "size", "crc32")}
     if about != expected:
         raise ShardFault(f"its metadata and its line in the index differ: {str(about)[:80]}")
 
@@ -129,9 +126,12 @@ def _check_video(file: int, member: Member, line: Record, encoding: str, size_px
     if min(expected[1:]) != size_px:
         raise ShardFault(f"frames of {expected[2]}x{expected[1]}, expected a short side of {size_px}")
     try:
-        found = _shape(os.pread(file, member.size, member.offset), encoding, math.prod(expected) * 3)
+        data = os.pread(file, member.size, member.offset)
+        found = _shape(data, encoding, math.prod(expected) * 3)
     except (VideoError, ValueError, OSError) as error:
         raise ShardFault(f"does not decode: {error}") from error
+    if zlib.crc32(data) != line.get("crc32", zlib.crc32(data)):
+        raise ShardFault("its bytes are not those that were written")
     if found != expected:
         raise ShardFault(
             f"{found[0]} frames of {found[2]}x{found[1]}, expected {expected[0]} of {expected[2]}x{expected[1]}"
@@ -142,25 +142,6 @@ def _shape(data: bytes, encoding: str, num_bytes: int) -> Shape:
     """Frames, height and width of a stored video, after decoding all of it."""
     if encoding == "h264":
         return verify_mp4(data)
-    if encoding == "jpeg":
-        return _jpeg_shape(data)
-    return _npy_shape(npy_of_zstd(data, num_bytes + _NPY_HEADER_BYTES) if encoding == "zstd" else data)
-
-
-def _npy_shape(data: bytes) -> Shape:
-    """From the header alone, whose size is compared with the bytes that are there; every byte is a valid pixel."""
-    file = io.BytesIO(data)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("not a .npy of version 1.0")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if len(shape) != 4 or shape[3] != 3 or is_fortran or dtype != np.uint8:
-        raise ValueError(f"an array of {dtype} {shape}, expected uint8 't h w 3'")
-    if math.prod(shape) != len(data) - file.tell():
-        raise ValueError(f"{len(data) - file.tell()} bytes of pixels for {shape}")
-    return shape[0], shape[1], shape[2]
-
-
-def _jpeg_shape(data: bytes) -> Shape:
-    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-        image.load()
-        return 1, image.height, image.width
+    npy = decompressed(data, num_bytes + MAX_NPY_HEADER) if encoding == "zstd" else data
+    num_frames, height, width, _ = (image_frames(data) if encoding == "jpeg" else npy_frames(npy)).shape
+    return num_frames, height, width

@@ -67,21 +67,6 @@ def settings(config: WriteShardsConfig) -> dict[str, Any]:
     return {**shape, **encoders[config.encoding], "ffmpeg": ffmpeg_version()}
 
 
-def npy_of_zstd(data: bytes, max_bytes: int) -> bytes:
-    """Undoes the `zstd` encoding: one frame around the bytes of a .npy file.
-
-    Raises:
-        ValueError: no such frame, or it holds more than `max_bytes`.
-    """
-    try:
-        num_bytes = zstandard.get_frame_parameters(data).content_size
-        if not 0 < num_bytes <= max_bytes:
-            raise ValueError(f"a zstd frame of {num_bytes} bytes, expected at most {max_bytes}")
-        return zstandard.ZstdDecompressor().decompress(data)
-    except zstandard.ZstdError as error:
-        raise ValueError(f"unreadable zstd frame: {error}") from error
-
-
 def _encode(config: WriteShardsConfig, frames: Frames, fps: float) -> bytes:
     if config.encoding == "jpeg":
         return encode_jpeg(frames)

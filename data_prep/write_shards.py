@@ -16,6 +16,7 @@ import json
 import sys
 import tarfile
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -136,7 +137,7 @@ def _write_video(config: WriteShardsConfig, record: Record, add: Callable[[str, 
     }
     add(f"{key}.{EXTENSIONS[config.encoding]}", stored.data)
     add(f"{key}.json", json.dumps(about).encode())
-    return {"key": key, **about}
+    return {"key": key, **about, "crc32": zlib.crc32(stored.data)}
 
 
 def _locate(path: Path, samples: Sequence[Record], extension: str) -> Record:

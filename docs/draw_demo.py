@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from einops import rearrange, repeat
 
-from magvit_scale.video import animated_webp
+from magvit_scale.page.pictures import animated_webp
 
 TASKS = ("FP", "FI", "OPC", "CG")
 KINDS = ("condition", "generated", "real")

@@ -35,6 +35,8 @@ NOT_COMPARABLE = (
     "The Frechet distance is taken on untrained random features: it is not FVD and compares with no published figure."
 )
 NUM_SHOWN_CLIPS = 16
+WITHOUT_EFFECT = ("num_workers", "cache", "cache_gb")
+"""Keys of the clips that change no figure."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -75,7 +77,7 @@ def describe_protocol(config: EvaluateConfig, num_clips: int) -> dict[str, Any]:
     facts = {
         "id": PROTOCOL,
         "clips": num_clips,
-        "clip": asdict(config.clips) | {"shards": open_clips(config.clips).hash, "num_workers": None},
+        "clip": asdict(config.clips) | dict.fromkeys(WITHOUT_EFFECT) | {"shards": open_clips(config.clips).hash},
         "features": config.features,
         "generated_per_task": config.fvd_samples,
         "decoding": asdict(config.decoding),

@@ -276,43 +276,6 @@ def resized(frames: Frames, size_px: int | None) -> Frames:
     return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
 
 
-def animated_webp(frames: Frames, fps: float, scale: int = 1) -> bytes:
-    """An endlessly looping WebP for a web page.
-
-    Args:
-        frames: uint8 't h w 3'.
-        fps: frames per second.
-        scale: whole-number enlargement without smoothing.
-    """
-    first, *rest = (_picture(frame, scale) for frame in frames)
-    buffer = io.BytesIO()
-    first.save(
-        buffer,
-        "WEBP",
-        save_all=True,
-        append_images=rest,
-        duration=max(1, round(1000 / fps)),
-        loop=0,
-        lossless=True,
-        method=2,
-    )
-    return buffer.getvalue()
-
-
-def png(frame: Frames, scale: int = 1) -> bytes:
-    """A PNG of one frame, uint8 'h w 3', enlarged `scale` times without smoothing."""
-    buffer = io.BytesIO()
-    _picture(frame, scale).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _picture(frame: Frames, scale: int) -> Image.Image:
-    height, width, _ = frame.shape
-    return Image.fromarray(np.ascontiguousarray(frame)).resize(
-        (width * scale, height * scale), Image.Resampling.NEAREST
-    )
-
-
 def _input(path: str | Path) -> Any:
     # `file:` takes the meaning from '-', ':' and '%' in a name; the whitelist keeps a playlist off the network. Of
     # several streams the first is taken, not the largest, and never a cover picture (`V`).

@@ -17,6 +17,7 @@ from magvit_scale.video import Frames, VideoError, count_frames, decode_mp4, dec
 Encoding = Literal["h264", "raw", "zstd", "jpeg", "video", "npy", "image"]
 """The first four are write_shards'; `video`, `npy` and `image` are foreign: any codec, size and frame count."""
 MAX_NPY_HEADER = 4096
+"""Bytes that a .npy may have before its values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def count_stored(data: bytes, encoding: Encoding) -> int:
     """
     if encoding == "image":
         return 1
-    return len(_npy(data)) if encoding == "npy" else count_frames(data)
+    return len(npy_frames(data)) if encoding == "npy" else count_frames(data)
 
 
 def read_frames(sample: Sample, start: int, stop: int, stride: int = 1, size_px: int | None = None) -> Frames:
@@ -96,7 +97,7 @@ def read_frames(sample: Sample, start: int, stop: int, stride: int = 1, size_px:
         return np.ascontiguousarray(_mapped(sample)[start:stop:stride])
     data = read_bytes(sample)
     if sample.encoding == "zstd":
-        data = _decompressed(sample, data)
+        data = decompressed(data, math.prod((sample.num_frames, sample.height, sample.width, 3)) + MAX_NPY_HEADER)
     return decode_stored(data, sample.encoding, start, stop, size_px)[::stride]
 
 
@@ -110,7 +111,7 @@ def decode_stored(data: bytes, encoding: Encoding, start: int, stop: int, size_p
         return decode_mp4(data, start, stop)
     if encoding == "video":
         return decode_resized(data, start, stop, size_px)
-    frames = _jpeg(data) if encoding in ("jpeg", "image") else _npy(data)
+    frames = image_frames(data) if encoding in ("jpeg", "image") else npy_frames(data)
     if stop > len(frames):
         raise VideoError(f"frames [{start}, {stop}) of {len(frames)}")
     return resized(frames[start:stop], size_px if encoding in ("npy", "image") else None)
@@ -145,18 +146,21 @@ def _mapped(sample: Sample) -> Frames:
         raise VideoError(f"{sample.key}: the tar {sample.shard} ends before its frames") from error
 
 
-def _decompressed(sample: Sample, data: bytes) -> bytes:
-    """The .npy bytes; what a zstd frame claims to become is believed only up to the size of the video."""
-    most = math.prod((sample.num_frames, sample.height, sample.width, 3)) + MAX_NPY_HEADER
+def decompressed(data: bytes, max_bytes: int) -> bytes:
+    """The .npy bytes in one zstd frame; what the frame claims to become is believed only up to `max_bytes`.
+
+    Raises:
+        VideoError: no such frame, or a larger one.
+    """
     try:
-        if not 0 < zstandard.frame_content_size(data) <= most:
-            raise VideoError(f"{sample.key}: zstd frame of another size than its {sample.num_frames} frames")
+        if not 0 < zstandard.frame_content_size(data) <= max_bytes:
+            raise VideoError(f"zstd frame of another size than its frames, at most {max_bytes} bytes")
         return zstandard.ZstdDecompressor().decompress(data)
     except zstandard.ZstdError as error:
-        raise VideoError(f"{sample.key}: unreadable zstd: {error}") from error
+        raise VideoError(f"unreadable zstd: {error}") from error
 
 
-def _npy(data: bytes) -> Frames:
+def npy_frames(data: bytes) -> Frames:
     """The bytes of a .npy -> uint8 't h w 3'; the header is checked before anything is allocated."""
     file = io.BytesIO(data)
     try:
@@ -171,7 +175,7 @@ def _npy(data: bytes) -> Frames:
     return np.frombuffer(data, np.uint8, offset=file.tell()).reshape(shape)
 
 
-def _jpeg(data: bytes) -> Frames:
+def image_frames(data: bytes) -> Frames:
     """The bytes of one image -> one frame, uint8 '1 h w 3', RGB."""
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG", "PNG", "WEBP"]) as image:

@@ -1,14 +1,16 @@
 """Moving pictures as HTML: clips side by side in one animated WebP, so that they never run apart."""
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from magvit_scale.page.inputs import Clips
-from magvit_scale.video import animated_webp
+from magvit_scale.video import Frames
 
 PANEL_PX = 128
 """Side of a clip on the page, about: clips are enlarged by a whole factor."""
@@ -109,3 +111,12 @@ def _cells(frame: NDArray[np.bool_]) -> str:
         edges = np.flatnonzero(np.diff(np.concatenate([[0], cells.astype(np.int8), [0]])))
         path += [f"M{start} {row}h{stop - start}v1h{start - stop}z" for start, stop in edges.reshape(-1, 2)]
     return "".join(path)
+
+
+def animated_webp(frames: Frames, fps: float) -> bytes:
+    """An endlessly looping lossless WebP of uint8 't h w 3' frames."""
+    first, *rest = map(Image.fromarray, frames)
+    buffer = io.BytesIO()
+    duration = max(1, round(1000 / fps))
+    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, lossless=True, method=2)
+    return buffer.getvalue()

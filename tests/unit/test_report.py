@@ -1,5 +1,6 @@
 """The page from small inputs: what is on it, what is refused, and what a failed gate does."""
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -8,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from magvit_scale.config import TASKS, Refusal
 from magvit_scale.page.inputs import read_run
-from magvit_scale.page.pictures import enlargement, latent_grid, strips
+from magvit_scale.page.pictures import animated_webp, enlargement, latent_grid, strips
 from magvit_scale.page.plots import curve, smoothed, sorted_bars
 from magvit_scale.page.sections import _spread
 from magvit_scale.page.tables import number
@@ -282,3 +284,10 @@ def test_plots_are_inline_svg_in_the_pages_colours() -> None:
         assert "currentColor" in svg
     np.testing.assert_allclose(smoothed(np.full(90, 2.0)), 2.0)
     np.testing.assert_allclose(smoothed(np.arange(90.0))[10:80], np.arange(10.0, 80.0))
+
+
+def test_moving_pictures_loop_without_loss() -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (5, 8, 6, 3), np.uint8)
+    with Image.open(io.BytesIO(animated_webp(frames, 8))) as movie:
+        assert (movie.size, movie.n_frames, movie.info["loop"]) == ((6, 8), 5, 0)
+        assert np.array_equal(np.asarray(movie.convert("RGB")), frames[0])

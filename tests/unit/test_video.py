@@ -11,18 +11,15 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 from av.video.reformatter import Interpolation
-from PIL import Image
 
 from magvit_scale import ffmpeg_process
 from magvit_scale.ffmpeg_process import ffmpeg_executable
 from magvit_scale.video import (
     VideoError,
-    animated_webp,
     decode,
     decode_mp4,
     encode_mp4,
     mp4_bytes,
-    png,
     probe,
     transcode,
     verify_mp4,
@@ -162,14 +159,6 @@ def test_impossible_frames_leave_no_file(tmp_path: Path, shape: tuple[int, ...])
     with pytest.raises(VideoError, match="even height and width"):
         encode_mp4(np.zeros(shape, np.uint8), tmp_path / "a.mp4", fps=8)
     assert not list(tmp_path.iterdir())
-
-
-def test_pictures_are_enlarged_and_loop() -> None:
-    frames = np.random.default_rng(0).integers(0, 255, (5, 8, 6, 3), np.uint8)
-    movie = Image.open(io.BytesIO(animated_webp(frames, 8, scale=3)))
-    assert (movie.size, movie.n_frames, movie.info["loop"]) == ((18, 24), 5, 0)
-    still = np.asarray(Image.open(io.BytesIO(png(frames[0], scale=2))))
-    assert np.array_equal(still, frames[0].repeat(2, 0).repeat(2, 1))
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_a_zstd_bomb_does_not_unfold(tmp_path: Path) -> None:
     for number, bomb in enumerate(bombs):
         dataset = stored(tmp_path / str(number), "zstd", bomb, "npy.zst")
         tracemalloc.start()
-        with pytest.raises(VideoError, match=r"a: (zstd frame of another size|unreadable zstd)"):
+        with pytest.raises(VideoError, match=r"zstd frame of another size|unreadable zstd"):
             dataset.read_video(dataset.samples("train")[0], 0, 4)
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
         tracemalloc.stop()

@@ -12,9 +12,9 @@ import pytest
 import webdataset
 
 from data_prep import check_shards, list_videos
-from data_prep.stored_video import npy_of_zstd
 from data_prep.write_shards import main
 from magvit_scale.config import Refusal
+from magvit_scale.data.frames import decompressed
 from magvit_scale.data.shards import load_dataset
 from magvit_scale.video import decode, decode_mp4, encode_mp4
 
@@ -119,9 +119,9 @@ def test_zstd_is_lossless(manifest: Path, tmp_path: Path) -> None:
         *(webdataset.WebDataset(list(map(str, tars)), shardshuffle=False) for tars in (raw, zstd)), strict=True
     ):
         assert item["__key__"] == packed["__key__"]
-        assert npy_of_zstd(packed["npy.zst"], len(item["npy"])) == item["npy"]
-    with pytest.raises(ValueError, match="expected at most 100"):
-        npy_of_zstd(packed["npy.zst"], 100)
+        assert decompressed(packed["npy.zst"], len(item["npy"])) == item["npy"]
+    with pytest.raises(ValueError, match="at most 100"):
+        decompressed(packed["npy.zst"], 100)
 
 
 @pytest.mark.parametrize("encoding", ["h264", "raw", "zstd"])
