@@ -29,6 +29,9 @@ class Measured:
     """Median over the rounds."""
     lowest: float
     highest: float
+    ratio: float
+    """To the first competitor: the median over the rounds of the ratio within a round, which a machine that is now
+    faster and now slower leaves alone."""
     items: int
     """Of one round."""
     rounds: int
@@ -46,7 +49,7 @@ def cpu_seconds() -> float:
 
 
 def compare(competitors: Mapping[str, Work], rounds: int = 5) -> dict[str, Measured]:
-    """Runs all competitors once to warm up, then in turn `rounds` times."""
+    """Runs all competitors once to warm up, then in turn `rounds` times; ratios are to the first."""
     found: dict[str, list[float]] = {name: [] for name in competitors}
     items = {name: work() for name, work in competitors.items()}
     for _ in range(rounds):
@@ -55,8 +58,18 @@ def compare(competitors: Mapping[str, Work], rounds: int = 5) -> dict[str, Measu
             start = cpu_seconds()
             count = work()
             found[name].append(1000 * (cpu_seconds() - start) / count)
+    first = next(iter(found.values()))
     return {
-        name: Measured(name, statistics.median(ms), min(ms), max(ms), items[name], rounds) for name, ms in found.items()
+        name: Measured(
+            name,
+            ms_per_item=statistics.median(ms),
+            lowest=min(ms),
+            highest=max(ms),
+            ratio=statistics.median(own / other for own, other in zip(ms, first, strict=True)),
+            items=items[name],
+            rounds=rounds,
+        )
+        for name, ms in found.items()
     }
 
 

@@ -44,7 +44,7 @@ def measure_sharding(folder: Path) -> dict[str, Measured]:
         "video2dataset's calls": lambda output: _video2dataset(paths, output),
     }
     with _on_one_core():
-        return compare({name: into_new_folder(way) for name, way in ways.items()}, rounds=7)
+        return compare({name: into_new_folder(way) for name, way in ways.items()}, rounds=11)
 
 
 def _list(folder: Path) -> Path:
