@@ -53,7 +53,8 @@ def measure_seek() -> dict[str, Measured]:
 
 def _line(value: Any) -> str:
     if isinstance(value, Measured):
-        return f"{value.ms_per_item:.4g} ms ({value.lowest:.4g} - {value.highest:.4g}), {value.items_per_second:,.0f}/s, x {value.ratio:.3f}"
+        spread = f"{value.lowest:.4g} - {value.highest:.4g}"
+        return f"{value.ms_per_item:.4g} ms ({spread}), {value.items_per_second:,.0f}/s, x {value.ratio:.3f}"
     return str(value)
 
 
