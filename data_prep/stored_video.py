@@ -1,6 +1,5 @@
 """One video of the manifest as the bytes that its shard stores."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,13 @@ from data_prep.list_videos import Record
 from magvit_scale.config import WriteShardsConfig
 from magvit_scale.ffmpeg_process import ffmpeg_version
 from magvit_scale.files import npy_bytes
-from magvit_scale.video import CRF, GOP, X264, Frames, mp4_bytes, transcode
+from magvit_scale.video import CRF, GOP, X264, EncodedVideo, Frames, mp4_bytes, transcode
 
 EXTENSIONS = {"h264": "mp4", "raw": "npy", "zstd": "npy.zst", "jpeg": "jpg"}
 ZSTD_LEVEL = 3
 
 
-@dataclass(frozen=True)
-class StoredVideo:
-    """One member of a shard.
-
-    Attributes:
-        data: its bytes, in the shard's encoding.
-        num_frames: frames.
-        height: pixels.
-        width: pixels.
-    """
-
-    data: bytes
-    num_frames: int
-    height: int
-    width: int
-
-
-def store(config: WriteShardsConfig, record: Record) -> StoredVideo:
+def store(config: WriteShardsConfig, record: Record) -> EncodedVideo:
     """Reads a video and encodes it; mp4 of plain video files in one ffmpeg process, which halves the CPU time.
 
     Raises:
@@ -44,15 +26,14 @@ def store(config: WriteShardsConfig, record: Record) -> StoredVideo:
     """
     path, fps = Path(record["folder"]) / record["path"], config.fps or record["fps"]
     if config.encoding == "h264" and sources.is_video_file(path):
-        mp4 = transcode(
+        return transcode(
             path, size_px=config.size_px, keep_aspect=config.keep_aspect, fps=config.fps, max_frames=config.max_frames
         )
-        return StoredVideo(mp4.data, mp4.num_frames, mp4.height, mp4.width)
     frames = sources.decode(
         path, size_px=config.size_px, keep_aspect=config.keep_aspect, fps=config.fps, max_frames=config.max_frames
     )
     num_frames, height, width, _ = frames.shape
-    return StoredVideo(_encode(config, frames, fps), num_frames, height, width)
+    return EncodedVideo(_encode(config, frames, fps), num_frames, height, width)
 
 
 def settings(config: WriteShardsConfig) -> dict[str, Any]:

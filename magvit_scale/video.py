@@ -64,8 +64,8 @@ class VideoInfo:
 
 
 @dataclass(frozen=True)
-class Mp4:
-    """The bytes of an mp4, with what its header tells.
+class EncodedVideo:
+    """A video as the bytes of a file, with what it holds.
 
     Attributes:
         data: the file.
@@ -136,7 +136,7 @@ def transcode(
     keep_aspect: bool = False,
     fps: float | None = None,
     max_frames: int | None = None,
-) -> Mp4:
+) -> EncodedVideo:
     """What `decode` and then `encode_mp4` make, in one ffmpeg process and without a way through RGB: about half the
     CPU time.
 
@@ -153,7 +153,7 @@ def transcode(
     data, num_frames = _encode_h264(resized.filter("setsar", 1).filter("setpts", "PTS-STARTPTS"), _limit(max_frames))
     with _opened(data) as container:
         stream = container.streams.video[0]
-        mp4 = Mp4(data, stream.frames, stream.height, stream.width)
+        mp4 = EncodedVideo(data, stream.frames, stream.height, stream.width)
     if mp4.num_frames != num_frames:
         raise VideoError(f"the mp4 holds {mp4.num_frames} of {num_frames} frames")
     return mp4
