@@ -4,6 +4,7 @@ What a clip shows follows from (config, seed, position) and nothing else: not fr
 number of ranks or what was read before. Frames stay uint8 until `to_unit_range` on the device.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -121,7 +122,7 @@ def _view_rng(config: ClipsConfig, seed: int, view: int, sample: Sample) -> np.r
     return None if is_fixed else keyed_generator("view", seed, view, sample.key)
 
 
-class _Clips(TorchDataset[dict[str, Any]]):
+class _Clips(TorchDataset[dict[str, Any]], ABC):
     """Position -> clip. What a worker refuses travels as words, because an exception would arrive as a traceback."""
 
     def __init__(self, config: ClipsConfig, seed: int = 0) -> None:
@@ -139,8 +140,9 @@ class _Clips(TorchDataset[dict[str, Any]]):
         except Refusal as refusal:
             return {"failed": failed, "refusal": str(refusal)}
 
+    @abstractmethod
     def cut(self, position: int, failed: dict[str, str]) -> dict[str, Any]:
-        raise NotImplementedError
+        """The clip at a position with its label and key; videos that do not decode are added to `failed`."""
 
 
 class _TrainingClips(_Clips):

@@ -19,13 +19,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_folder_is_the_variable_or_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
+def test_the_folder_is_the_variable_or_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MAGVIT_WEIGHTS", "~/weights")
-    assert weights_folder() == Path("/home/somebody/weights")
+    assert weights_folder() == tmp_path / "weights"
     for unset in (lambda: monkeypatch.setenv("MAGVIT_WEIGHTS", ""), lambda: monkeypatch.delenv("MAGVIT_WEIGHTS")):
         unset()
-        assert weights_folder() == Path("/home/somebody/.cache/magvit_scale/weights")
+        assert weights_folder() == tmp_path / ".cache/magvit_scale/weights"
 
 
 def test_the_right_file_is_found(folder: Path) -> None:
