@@ -10,10 +10,11 @@ from typing import Any
 
 from data_prep.list_videos import Record
 from data_prep.stored_video import EXTENSIONS
-from data_prep.tar_members import Member, ShardFault, read_members
+from data_prep.tar_members import ShardFault, read_members
 from magvit_scale.data.frames import MAX_NPY_HEADER, decompressed, image_frames, npy_frames
 from magvit_scale.data.shards import Shard
 from magvit_scale.files import sha256
+from magvit_scale.tar_headers import Member
 from magvit_scale.video import VideoError, verify_mp4
 
 MAX_METADATA_BYTES = 1 << 20
@@ -69,7 +70,7 @@ def tar_faults(shard: Shard, samples: Sequence[Record], encoding: str, size_px: 
     extension = EXTENSIONS[encoding]
     with shard.path.open("rb") as file:
         try:
-            members = {member.name: member for member in read_members(file, shard.num_bytes)}
+            members = {member.name: member for member in read_members(file)}
             _check_names(list(members), [f"{line['key']}.{end}" for line in samples for end in (extension, "json")])
         except ShardFault as fault:
             yield str(fault)

@@ -23,8 +23,8 @@ from braceexpand import braceexpand
 from magvit_scale.config import Refusal
 from magvit_scale.data.frames import Encoding
 from magvit_scale.data.remote import cache_folder
+from magvit_scale.tar_headers import Member, TarDamage, walk
 
-BLOCK = 512
 MAX_METADATA = 1 << 16
 MAX_TARS = 1_000_000
 MAX_LABEL = 100
@@ -80,16 +80,6 @@ class IndexedTars:
     tars: tuple[IndexedTar, ...]
 
 
-@dataclass(frozen=True)
-class Member:
-    """A header of a tar: name, type flag, first byte and size of the content."""
-
-    name: str
-    kind: bytes
-    offset: int
-    size: int
-
-
 def is_tars(source: str | Path) -> bool:
     """Whether a path is a folder with tars in it or in its sub-folders, a tar, or a brace pattern of tars."""
     path = Path(source)
@@ -125,61 +115,6 @@ def index_tars(source: str | Path, cache: str | None = None) -> IndexedTars:
     return IndexedTars(folder, _classes(tars), digest, tuple(tars))
 
 
-def walk(file: IO[bytes]) -> Iterator[Member]:
-    """The members of a tar, by reading its headers and nothing else; long names of GNU and pax are understood.
-
-    Raises:
-        Refusal: the tar is cut, or holds something that is no header; what came before has been yielded.
-    """
-    end = os.fstat(file.fileno()).st_size
-    long_name, position = "", 0
-    while position + BLOCK <= end:
-        file.seek(position)
-        header = file.read(BLOCK)
-        if not header.strip(b"\0"):
-            return
-        member = _member(header, position + BLOCK)
-        position = member.offset + -(-member.size // BLOCK) * BLOCK
-        if member.offset + member.size > end:
-            raise Refusal(f"{member.name[:MAX_LABEL]!r} claims {member.size} bytes, beyond the end at {end}")
-        if member.kind in (b"L", b"x", b"g", b"K"):
-            if member.size > MAX_METADATA:
-                raise Refusal(f"extended header of {member.size} bytes at {member.offset}")
-            long_name = _long_name(member.kind, file.read(member.size)) or long_name
-            continue
-        yield Member(long_name or member.name, member.kind, member.offset, member.size)
-        long_name = ""
-    if position != end:
-        raise Refusal(f"cut at {end} bytes")
-
-
-def _member(header: bytes, offset: int) -> Member:
-    """Parses one header block."""
-    try:
-        checksum = int(header[148:156].strip(b" \0") or b"0", 8)
-        size = int.from_bytes(header[125:136], "big") if header[124] == 0x80 else int(header[124:136].strip(b" \0"), 8)
-    except ValueError as error:
-        raise Refusal(f"no tar header at {offset - BLOCK}") from error
-    if checksum != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]):
-        raise Refusal(f"damaged tar header at {offset - BLOCK}")
-    kind, name = header[156:157], header[:100].split(b"\0")[0]
-    prefix = header[345:500].split(b"\0")[0] if header[257:263] == b"ustar\0" else b""
-    full = b"/".join(part for part in (prefix, name) if part)
-    has_content = kind in (b"0", b"\0", b"7", b"L", b"K", b"x", b"g")
-    return Member(full.decode(errors="surrogateescape"), kind, offset, size if has_content else 0)
-
-
-def _long_name(kind: bytes, data: bytes) -> str:
-    """The name in an extended header; records are `LENGTH path=NAME`."""
-    if kind == b"L":
-        return data.split(b"\0")[0].decode(errors="surrogateescape")
-    for record in data.split(b"\n") if kind == b"x" else []:
-        _, _, field = record.partition(b" ")
-        if field.startswith(b"path="):
-            return field[5:].decode(errors="surrogateescape")
-    return ""
-
-
 def index_tar(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """The samples of one tar, as lines of an index, and what is none, with reasons.
 
@@ -205,15 +140,15 @@ def _grouped(file: IO[bytes], rejects: list[dict[str, str]]) -> Iterator[tuple[s
 
     def named() -> Iterator[tuple[str, str, Member]]:
         try:
-            for member in walk(file):
+            for member in walk(file, needs_end_mark=False):
                 place = PurePosixPath(member.name)
                 stem, _, extension = place.name.partition(".")
                 if reason := _refuse_member(member, place):
                     rejects.append({"key": member.name[:1000], "reason": reason})
                 elif member.kind != b"5":
                     yield str(place.with_name(stem)) if stem else "", extension.lower(), member
-        except Refusal as error:
-            rejects.append({"key": "", "reason": str(error)})
+        except TarDamage as damage:
+            rejects.append({"key": "", "reason": str(damage)})
 
     for key, group in itertools.groupby(named(), key=lambda item: item[0]):
         yield key, [(extension, member) for _, extension, member in group]

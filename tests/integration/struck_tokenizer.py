@@ -10,10 +10,13 @@ import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from tqdm import tqdm
 
 from magvit_scale import precompute_tokens
 from tests.tiny_tokens import arguments, write_clips, write_tokenizer
@@ -77,6 +80,8 @@ def begin(told: list[str], moment: int | None, is_writing: bool, report: Callabl
     if process := os.fork():
         return process
     status, calls = 1, 0
+    # tqdm's own lock is shared between forks: one that is killed while it holds it would stop all that come after.
+    tqdm.set_lock(threading.RLock())
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal calls
