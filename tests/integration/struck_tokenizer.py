@@ -25,6 +25,9 @@ WRITING = ("token_writer.py", "token_tar.py", "files.py")
 
 
 def main() -> None:
+    # tqdm's own lock is shared between forks: one that is killed while it holds it would stop all that come after.
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0  # its thread may hold the lock at a fork
     folder, num_kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     clips, tokenizer, draw = write_clips(folder), write_tokenizer(folder / "tokenizer"), random.Random(seed)
     undisturbed = folder / "undisturbed"
@@ -80,8 +83,6 @@ def begin(told: list[str], moment: int | None, is_writing: bool, report: Callabl
     if process := os.fork():
         return process
     status, calls = 1, 0
-    # tqdm's own lock is shared between forks: one that is killed while it holds it would stop all that come after.
-    tqdm.set_lock(threading.RLock())
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal calls
