@@ -14,7 +14,6 @@ are threads; each drives ffmpeg processes of its own, and those do the work.
 
 import json
 import sys
-import tarfile
 import threading
 import zlib
 from collections import Counter
@@ -102,9 +101,9 @@ def _write_shard(config: WriteShardsConfig, count_one: Callable[[], None], shard
                 errors.append(_error(record, error))
                 _tell(f"skipped {record['path']}: {error}")
             count_one()
-    located = _locate(shard.path, samples, EXTENSIONS[config.encoding])
+    tar = {"count": len(samples), "bytes": shard.path.stat().st_size, "sha256": sha256(shard.path), "samples": samples}
     stats = {**_statistics(samples, errors), "encoder": settings(config)}
-    write_json(shard.index, {**located, "fingerprint": shard.fingerprint, "errors": errors, "stats": stats})
+    write_json(shard.index, {**tar, "fingerprint": shard.fingerprint, "errors": errors, "stats": stats})
 
 
 def _error(record: Record, error: VideoError) -> Record:
@@ -123,7 +122,7 @@ def _statistics(samples: Sequence[Record], errors: Sequence[Record]) -> Record:
     }
 
 
-def _write_video(config: WriteShardsConfig, record: Record, add: Callable[[str, bytes], None]) -> Record:
+def _write_video(config: WriteShardsConfig, record: Record, add: Callable[[str, bytes], int]) -> Record:
     """Appends one video and its description to the tar; returns its line of the index."""
     stored, key = store(config, record), key_of(record)
     about = {
@@ -135,18 +134,10 @@ def _write_video(config: WriteShardsConfig, record: Record, add: Callable[[str, 
         "width": stored.width,
         "source": record["path"],
     }
-    add(f"{key}.{EXTENSIONS[config.encoding]}", stored.data)
+    offset = add(f"{key}.{EXTENSIONS[config.encoding]}", stored.data)
     add(f"{key}.json", json.dumps(about).encode())
-    return {"key": key, **about, "crc32": zlib.crc32(stored.data)}
-
-
-def _locate(path: Path, samples: Sequence[Record], extension: str) -> Record:
-    with tarfile.open(path) as tar:
-        members = {member.name: member for member in tar}
-    for sample in samples:
-        member = members[f"{sample['key']}.{extension}"]
-        sample.update(offset=member.offset_data, size=member.size)
-    return {"count": len(samples), "bytes": path.stat().st_size, "sha256": sha256(path), "samples": samples}
+    place = {"offset": offset, "size": len(stored.data)}
+    return {"key": key, **about, "crc32": zlib.crc32(stored.data), **place}
 
 
 def _finish(config: WriteShardsConfig, manifest: Sequence[Record], shards: Sequence[PlannedShard]) -> None:

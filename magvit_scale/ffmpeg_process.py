@@ -5,9 +5,9 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import IO, Any
 
 import imageio_ffmpeg
 
@@ -48,14 +48,26 @@ def _first_line(executable: str) -> str:
     return version.split("\n", 1)[0]
 
 
-def run_ffmpeg(
-    output: Any, *, loglevel: str, pixels: bytes | None = None, pass_fds: Sequence[int] = ()
-) -> tuple[bytes, str]:
-    """Runs an output of ffmpeg-python.
+def arguments_of(output: Any, *, loglevel: str, is_fed: bool = False) -> tuple[str, ...]:
+    """What to call ffmpeg with; takes a millisecond, so that what many files share is worth keeping.
 
     Args:
-        output: its last node.
+        output: the last node of ffmpeg-python.
         loglevel: with `level+` before it, `error` or a more talkative one.
+        is_fed: whether something comes on standard input.
+    """
+    command = output.global_args("-hide_banner", "-loglevel", loglevel, "-filter_complex_threads", "1")
+    return tuple((command if is_fed else command.global_args("-nostdin")).get_args())
+
+
+def run_ffmpeg(
+    arguments: Sequence[str], *, files: Mapping[str, str], pixels: bytes | None = None, pass_fds: Sequence[int] = ()
+) -> tuple[bytes, str]:
+    """Runs ffmpeg.
+
+    Args:
+        arguments: of `arguments_of`.
+        files: names of files, by the arguments that stand for them.
         pixels: for its standard input.
         pass_fds: open files that it may use.
 
@@ -66,17 +78,28 @@ def run_ffmpeg(
         VideoError: it told any damage, or failed, or crashed.
         OSError: it was interrupted.
     """
-    command = output.global_args("-hide_banner", "-loglevel", loglevel, "-filter_threads", "1")
-    if pixels is None:
-        command = command.global_args("-nostdin")
-    arguments = [ffmpeg_executable(), *(os.fsdecode(word.encode("latin-1")) for word in command.get_args())]
-    ended = subprocess.run(arguments, input=pixels, capture_output=True, check=False, pass_fds=pass_fds)
-    log = ended.stderr.decode(errors="replace")
-    _refuse_interruption(ended.returncode, log)
-    reason = _reason(log)
+    # `file:` takes the meaning from '-', ':' and '%' in a name.
+    command = [ffmpeg_executable(), *(f"file:{files[word]}" if word in files else word for word in arguments)]
+    # Not through pipes, which wake this process at every line.
+    with file_in_memory() as stdout, file_in_memory() as stderr:
+        ended = subprocess.run(command, input=pixels, stdout=stdout, stderr=stderr, check=False, pass_fds=pass_fds)
+        found, log = (_written(file) for file in (stdout, stderr))
+    words = log.decode(errors="replace")
+    _refuse_interruption(ended.returncode, words)
+    reason = _reason(words)
     if reason or ended.returncode:
         raise VideoError(reason or f"ffmpeg failed with status {ended.returncode}")
-    return ended.stdout, log
+    return found, words
+
+
+def file_in_memory() -> IO[bytes]:
+    """An empty file that has no name and is gone when it is closed."""
+    return open(os.memfd_create("ffmpeg"), "w+b")
+
+
+def _written(file: IO[bytes]) -> bytes:
+    file.seek(0)  # the process moved the place that it shares with this one
+    return file.read()
 
 
 def _refuse_interruption(status: int, log: str) -> None:

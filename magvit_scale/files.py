@@ -47,14 +47,17 @@ def write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 
 @contextmanager
-def tar_written_aside(path: Path) -> Iterator[Callable[[str, bytes], None]]:
-    """A tar whose bytes follow from its members alone; the block calls `add(name, data)` for each of them."""
+def tar_written_aside(path: Path) -> Iterator[Callable[[str, bytes], int]]:
+    """A tar whose bytes follow from its members alone; the block calls `add(name, data)` for each, which returns
+    where its data begin.
+    """
     with written_aside(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
 
-        def add(name: str, data: bytes) -> None:
-            member = tarfile.TarInfo(name)
+        def add(name: str, data: bytes) -> int:
+            member, start = tarfile.TarInfo(name), tar.offset + tarfile.BLOCKSIZE
             member.size, member.mode = len(data), 0o444
             tar.addfile(member, io.BytesIO(data))
+            return start
 
         yield add
 

@@ -8,10 +8,11 @@ decoded in process, by PyAV.
 import io
 import os
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import or_
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from magvit_scale.ffmpeg_process import VideoError, run_ffmpeg
+from magvit_scale.ffmpeg_process import VideoError, arguments_of, file_in_memory, run_ffmpeg
 from magvit_scale.files import written_aside
 
 Frames = NDArray[np.uint8]
 
 _STREAM = re.compile(r"Output #0.*?Stream #0:0.*?: Video: .*?, (\d+)x(\d+)[ ,].*?, ([\d.]+)(k?) fps", re.DOTALL)
 _FRAMES = re.compile(r"^frame=\s*(\d+)", re.MULTILINE)
+_SOURCE, _TARGET = "SOURCE", "TARGET"  # stand for files in arguments
 CRF, GOP = 18, 16
 X264 = {"preset": "veryfast", "tune": "fastdecode", "bf": 0}
 _SCALE = {"flags": "bicubic+accurate_rnd+full_chroma_int+bitexact"}
@@ -86,8 +88,7 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         VideoError: no readable video stream, no frame, or damage anywhere in it.
     """
-    output = _constant_rate(_input(path), None).output("pipe:", format="null", fps_mode="passthrough")
-    counters, log = run_ffmpeg(output.global_args("-progress", "pipe:1", "-nostats"), loglevel="level+info")
+    counters, log = run_ffmpeg(_probing(), files={_SOURCE: os.fspath(path)})
     stream, num_frames = _STREAM.search(log), _count_frames(counters)
     if stream is None:
         raise VideoError("no video frames")
@@ -119,10 +120,7 @@ def decode(
     Raises:
         VideoError: no readable video stream, no frame, or damage in the part that was read.
     """
-    rate = _constant_rate(_input(path), fps)
-    resized = _resized(rate, "rgb24", size_px=size_px, keep_aspect=keep_aspect, scale=_SCALE)
-    output = resized.output("pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough", **_limit(max_frames))
-    pixels, log = run_ffmpeg(output, loglevel="level+info")
+    pixels, log = run_ffmpeg(_decoding(size_px, keep_aspect, fps, max_frames), files={_SOURCE: os.fspath(path)})
     stream = _STREAM.search(log)
     if stream is None or not pixels:
         raise VideoError("no video frames")
@@ -148,12 +146,9 @@ def transcode(
     """
     if size_px % 2:
         raise VideoError(f"cannot encode size_px={size_px}: expected an even size")
-    rate = _constant_rate(_input(path), fps)
-    resized = _resized(rate, "yuv420p", size_px=size_px, keep_aspect=keep_aspect, scale=_TO_COLOURS)
-    data, num_frames = _encode_h264(resized.filter("setsar", 1).filter("setpts", "PTS-STARTPTS"), _limit(max_frames))
-    with _opened(data) as container:
-        stream = container.streams.video[0]
-        mp4 = EncodedVideo(data, stream.frames, stream.height, stream.width)
+    arguments = _transcoding(size_px, keep_aspect, fps, max_frames)
+    data, num_frames = _encode_h264(arguments, {_SOURCE: os.fspath(path)})
+    mp4 = EncodedVideo(data, *_read_header(data))
     if mp4.num_frames != num_frames:
         raise VideoError(f"the mp4 holds {mp4.num_frames} of {num_frames} frames")
     return mp4
@@ -186,7 +181,8 @@ def mp4_bytes(frames: Frames, *, fps: float, crf: int = CRF, gop: int = GOP) -> 
         )
     source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)
     pixels = np.ascontiguousarray(frames).tobytes()
-    return _encode_h264(source.filter("scale", **_TO_COLOURS), {"crf": crf, "g": gop}, pixels)[0]
+    arguments = _h264_arguments(source.filter("scale", **_TO_COLOURS), {"crf": crf, "g": gop}, is_fed=True)
+    return _encode_h264(arguments, {}, pixels)[0]
 
 
 def verify_mp4(data: bytes) -> tuple[int, int, int]:
@@ -276,11 +272,31 @@ def resized(frames: Frames, size_px: int | None) -> Frames:
     return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
 
 
-def _input(path: str | Path) -> Any:
-    # `file:` takes the meaning from '-', ':' and '%' in a name; the whitelist keeps a playlist off the network. Of
-    # several streams the first is taken, not the largest, and never a cover picture (`V`).
-    name = os.fsencode(f"file:{path}").decode("latin-1")  # ffmpeg-python fails on names that are not UTF-8
-    return ffmpeg.input(name, threads=1, protocol_whitelist="file,pipe")["V:0"]
+@lru_cache
+def _probing() -> tuple[str, ...]:
+    output = _constant_rate(_input(), None).output("pipe:", format="null", fps_mode="passthrough")
+    return arguments_of(output.global_args("-progress", "pipe:1", "-nostats"), loglevel="level+info")
+
+
+@lru_cache
+def _decoding(size_px: int, keep_aspect: bool, fps: float | None, max_frames: int | None) -> tuple[str, ...]:
+    rate = _constant_rate(_input(), fps)
+    resized = _resized(rate, "rgb24", size_px=size_px, keep_aspect=keep_aspect, scale=_SCALE)
+    output = resized.output("pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough", **_limit(max_frames))
+    return arguments_of(output, loglevel="level+info")
+
+
+@lru_cache
+def _transcoding(size_px: int, keep_aspect: bool, fps: float | None, max_frames: int | None) -> tuple[str, ...]:
+    rate = _constant_rate(_input(), fps)
+    resized = _resized(rate, "yuv420p", size_px=size_px, keep_aspect=keep_aspect, scale=_TO_COLOURS)
+    return _h264_arguments(resized.filter("setsar", 1).filter("setpts", "PTS-STARTPTS"), _limit(max_frames))
+
+
+def _input() -> Any:
+    # The whitelist keeps a playlist off the network. Of several streams the first is taken, not the largest, and never
+    # a cover picture (`V`).
+    return ffmpeg.input(_SOURCE, threads=1, protocol_whitelist="file,pipe")["V:0"]
 
 
 def _constant_rate(stream: Any, fps: float | None) -> Any:
@@ -301,25 +317,41 @@ def _limit(max_frames: int | None) -> dict[str, int]:
     return {} if max_frames is None else {"frames:v": max_frames}
 
 
-def _encode_h264(stream: Any, options: dict[str, int], pixels: bytes | None = None) -> tuple[bytes, int]:
+def _h264_arguments(stream: Any, options: dict[str, int], *, is_fed: bool = False) -> tuple[str, ...]:
+    output = stream.output(
+        _TARGET,
+        format="mp4",
+        pix_fmt="yuv420p",
+        fps_mode="passthrough",
+        map_metadata=-1,
+        movflags="+faststart",
+        fflags="+bitexact",
+        **{"flags:v": "+bitexact", "bsf:v": "filter_units=remove_types=6"},  # 6: the note with x264's version
+        **{"c:v": "libx264", "crf": CRF, "g": GOP, "threads": 1, **X264, **_COLOURS, **options},
+    )
+    output = output.overwrite_output().global_args("-progress", "pipe:1", "-nostats")
+    return arguments_of(output, loglevel="level+error", is_fed=is_fed)
+
+
+def _encode_h264(arguments: tuple[str, ...], files: dict[str, str], pixels: bytes | None = None) -> tuple[bytes, int]:
     """The mp4 and the number of its frames. In memory, where no full disk can be mistaken for a broken video and a
     killed program leaves nothing behind; not a pipe, because an mp4's header is written last.
     """
-    with open(os.memfd_create("mp4"), "rb") as file:
-        output = stream.output(
-            f"file:/dev/fd/{file.fileno()}",
-            format="mp4",
-            pix_fmt="yuv420p",
-            fps_mode="passthrough",
-            map_metadata=-1,
-            movflags="+faststart",
-            fflags="+bitexact",
-            **{"flags:v": "+bitexact", "bsf:v": "filter_units=remove_types=6"},  # 6: the note with x264's version
-            **{"c:v": "libx264", "crf": CRF, "g": GOP, "threads": 1, **X264, **_COLOURS, **options},
-        )
-        output = output.overwrite_output().global_args("-progress", "pipe:1", "-nostats")
-        counters, _ = run_ffmpeg(output, loglevel="level+error", pixels=pixels, pass_fds=[file.fileno()])
+    with file_in_memory() as file:
+        files = {**files, _TARGET: f"/dev/fd/{file.fileno()}"}
+        counters, _ = run_ffmpeg(arguments, files=files, pixels=pixels, pass_fds=[file.fileno()])
         return file.read(), _count_frames(counters)
+
+
+def _read_header(data: bytes) -> tuple[int, int, int]:
+    """Frames, height and width that the header of our own mp4 tells (ISO 14496-12, 8.5.2, 8.7.3; it lies in front of
+    the frames): opening the file takes PyAV most of a millisecond, a hundredth of making it.
+    """
+    sizes, description = data.find(b"stsz"), data.find(b"stsd")
+    if min(sizes, description) < 0 or len(data) < max(sizes, description) + 48:
+        raise VideoError("the mp4 has no header")
+    width, height = struct.unpack_from(">HH", data, description + 44)
+    return struct.unpack_from(">I", data, sizes + 12)[0], height, width
 
 
 def _count_frames(counters: bytes) -> int:

@@ -1,12 +1,15 @@
 """The data sets behind a configuration: one, or several that are mixed, each with its order. No torch."""
 
+import hashlib
 import itertools
+import json
 from collections.abc import Mapping
 
 from magvit_scale.config import ClipsConfig, Refusal
 from magvit_scale.data.frames import Sample
 from magvit_scale.data.order import Order, WindowedOrder
 from magvit_scale.data.shards import Dataset, SampleTable, load_dataset
+from magvit_scale.files import sha256
 
 REMOTE_WINDOW = 8
 """`shuffle_window` of remote shards where none is given."""
@@ -134,3 +137,30 @@ def open_sources(config: ClipsConfig, seed: int = 0) -> list[Source]:
     for source in sources:
         source.class_ids = {number: names.index(name) for number, name in enumerate(source.dataset.classes)}
     return sources
+
+
+def fingerprint(config: ClipsConfig) -> str:
+    """What a configuration's clips are taken from: changes when a data set is written again, added, left out or weighed
+    otherwise, and not when it is moved. Opens every data set; any rank may call it.
+
+    Returns:
+        hexadecimal sha256 over name, weight and content of every source, whatever their order. The content is the hash
+        of dataset.json, of foreign tars that of their names, sizes and indexes, of a stream its command.
+
+    Raises:
+        Refusal: see `_open` and `weights_of`.
+    """
+    weights = weights_of(config)
+    names = {source.shards: name for name, source in config.sources.items()}
+    facts = sorted([names.get(shards, ""), weight, _content_of(config, shards)] for shards, weight in weights.items())
+    return hashlib.sha256(json.dumps([config.split, facts]).encode()).hexdigest()
+
+
+def _content_of(config: ClipsConfig, shards: str) -> str:
+    if is_stream(shards):
+        return shards
+    dataset = _open(config, shards)
+    if dataset.encoding != "foreign":
+        return dataset.hash
+    indexes = [shard.index for split in sorted(dataset.splits) for shard in dataset.splits[split]]
+    return " ".join([dataset.hash, *map(sha256, indexes)])
