@@ -21,7 +21,7 @@ setup(
         "deepspeed>=0.19.8",
         "einops>=0.8",
         "ffmpeg-python>=0.2",
-        "fsspec>=2023.5",
+        "fsspec>=2025.5.1",  # an older one hangs in loader processes, which are forked from one with a connection
         "google-crc32c>=1.6",
         "imageio-ffmpeg>=0.6",
         "lpips>=0.1.4",
@@ -40,6 +40,18 @@ setup(
         "webdataset>=1.0.2",
         "zstandard>=0.23",
     ],
-    extras_require={"dev": ["hypothesis>=6.150", "import-linter>=2.3", "mypy>=1.15", "pytest>=8.3", "ruff>=0.12"]},
+    extras_require={
+        "dev": [
+            "flask>=3.0",  # with flask-cors what moto's server needs; moto[server] brings 30 packages more
+            "flask-cors>=4.0",
+            "hypothesis>=6.150",
+            "import-linter>=2.3",
+            "moto[s3]>=5.1.4",
+            "mypy>=1.15",
+            "pytest>=8.3",
+            "ruff>=0.12",
+            "s3fs>=2025.5.1",
+        ]
+    },
     entry_points={"console_scripts": ["magvit = magvit_scale.cli:main"]},
 )

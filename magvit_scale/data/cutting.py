@@ -34,7 +34,8 @@ def augmented(clip: Frames, config: ClipsConfig, rng: np.random.Generator) -> Fr
     """Flips and crops a window, uint8 't h w c' -> 't size_px size_px c'."""
     if config.horizontal_flip and rng.random() < 0.5:
         # With torch: NumPy copies rows of pixels backwards at a fortieth of the speed.
-        clip = torch.from_numpy(clip).flip(2).numpy()
+        # What is the bytes of a file themselves (zstd, images) cannot be written, of which torch warns.
+        clip = torch.from_numpy(np.require(clip, requirements="W")).flip(2).numpy()
     # Drawn for square frames too, so that what follows never depends on what is stored.
     top, left = (int(rng.random() * (side - config.size_px + 1)) for side in clip.shape[1:3])
     return clip[:, top : top + config.size_px, left : left + config.size_px]
