@@ -17,6 +17,10 @@ from magvit_scale.ffmpeg_process import ffmpeg_executable
 SIZE_PX, FPS, NUM_VIDEOS = 128, 25, 12
 REAL_VIDEOS = ("k_demo.mp4", "mm_part0.mp4", "mm_test.avi")
 SCALE = f"scale={SIZE_PX}:{SIZE_PX}:force_original_aspect_ratio=increase,crop={SIZE_PX}:{SIZE_PX}"
+# Two of the real videos have pixels that are not square: the same frames as write_shards', and the same work, only with
+# their shape applied. video2dataset's calls leave it out.
+_SHORT = f"{SIZE_PX}/min(iw*sar,ih)"
+SQUARE = f"scale='max({SIZE_PX},round(iw*sar*{_SHORT}))':'max({SIZE_PX},round(ih*{_SHORT}))',crop={SIZE_PX}:{SIZE_PX}"
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-tune", "fastdecode", "-crf", "18", "-g", "16", "-bf", "0"]
 X264 += ["-threads", "1", "-pix_fmt", "yuv420p"]
 
@@ -63,7 +67,7 @@ def _list(folder: Path) -> Path:
 def _bare(paths: list[Path], output: Path) -> None:
     for number, path in enumerate(paths):
         read = ["-v", "error", "-nostdin", "-threads", "1", "-i", f"file:{path}", "-map", "0:v:0", "-an"]
-        convert = ["-vf", f"fps={FPS},{SCALE}", "-filter_threads", "1", *X264]
+        convert = ["-vf", f"fps={FPS},{SQUARE}", "-filter_threads", "1", *X264]
         subprocess.run([ffmpeg_executable(), *read, *convert, f"{output / str(number)}.mp4"], check=True)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from magvit_scale.config import ClipsConfig, Refusal
-from magvit_scale.data.cutting import centre, cut_clip, window
+from magvit_scale.data.cutting import centre, cut_clip, cut_unflipped, window
 from magvit_scale.data.frames import Sample
 from magvit_scale.data.loading import Broken, collate, load, tell
 from magvit_scale.data.mixture import Mixture
@@ -131,17 +131,19 @@ class _Clips(TorchDataset[dict[str, Any]], ABC):
         self.num_videos = sum(len(source.table) for source in self.sources)
 
     def __getitems__(self, positions: list[int]) -> dict[str, Any]:
-        return collate(map(self.__getitem__, positions), len(positions))
+        # Drawn all at once, as clips are flipped: see `collate`.
+        generators = [keyed_generator("clip", self.seed, position) for position in positions]
+        return collate(map(self._item, positions, generators), len(positions))
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
+    def _item(self, position: int, rng: np.random.Generator) -> dict[str, Any]:
         failed: dict[str, str] = {}
         try:
-            return {**self.cut(position, failed), "failed": failed}
+            return {**self.cut(position, rng, failed), "failed": failed}
         except Refusal as refusal:
             return {"failed": failed, "refusal": str(refusal)}
 
     @abstractmethod
-    def cut(self, position: int, failed: dict[str, str]) -> dict[str, Any]:
+    def cut(self, position: int, rng: np.random.Generator, failed: dict[str, str]) -> dict[str, Any]:
         """The clip at a position with its label and key; videos that do not decode are added to `failed`."""
 
 
@@ -152,26 +154,27 @@ class _TrainingClips(_Clips):
         super().__init__(config, seed)
         self.mixture = Mixture(list(weights_of(config).values()))
 
-    def cut(self, position: int, failed: dict[str, str]) -> dict[str, Any]:
+    def cut(self, position: int, rng: np.random.Generator, failed: dict[str, str]) -> dict[str, Any]:
         number, place = self.mixture.at(position)
         source = self.sources[number]
         source.fetch_ahead(place)
         for offset in range(min(len(source.table), MAX_REPLACEMENTS)):
             sample = source.sample(place + offset)
-            rng = keyed_generator("clip", self.seed, position)
             try:
-                clip = cut_clip(source.dataset, sample, self.config, rng)
+                clip, is_flipped = cut_unflipped(source.dataset, sample, self.config, rng)
             except VideoError as error:
                 failed[sample.key] = str(error)
+                rng = keyed_generator("clip", self.seed, position)  # as if nothing had been drawn
                 continue
-            return {"clip": clip, "label": source.class_ids.get(sample.class_id, sample.class_id), "key": sample.key}
+            label = source.class_ids.get(sample.class_id, sample.class_id)
+            return {"clip": clip, "is_flipped": is_flipped, "label": label, "key": sample.key}
         raise Refusal(f"{len(failed)} videos in a row do not decode; write the shards again")
 
 
 class _HeldOutClips(_Clips):
     """Centre crops: round by round over the videos of a split, each round at another place."""
 
-    def cut(self, position: int, failed: dict[str, str]) -> dict[str, Any]:
+    def cut(self, position: int, rng: np.random.Generator, failed: dict[str, str]) -> dict[str, Any]:
         round_number, number = divmod(position, self.num_videos)
         for source in self.sources:
             if number < len(source.table):

@@ -25,20 +25,33 @@ def cut_clip(dataset: Dataset, sample: Sample, config: ClipsConfig, rng: np.rand
     Raises:
         VideoError: the video does not decode.
     """
+    clip, is_flipped = cut_unflipped(dataset, sample, config, rng)
+    return flipped(np.array(clip)) if is_flipped else clip
+
+
+def cut_unflipped(
+    dataset: Dataset, sample: Sample, config: ClipsConfig, rng: np.random.Generator | None
+) -> tuple[Frames, bool]:
+    """`cut_clip` that leaves the flip to the caller, and says whether there is one."""
     if rng is None:
-        return centre(window(dataset, sample, config, 0.5), config.size_px)
+        return centre(window(dataset, sample, config, 0.5), config.size_px), False
     return augmented(window(dataset, sample, config, rng.random()), config, rng)
 
 
-def augmented(clip: Frames, config: ClipsConfig, rng: np.random.Generator) -> Frames:
-    """Flips and crops a window, uint8 't h w c' -> 't size_px size_px c'."""
-    if config.horizontal_flip and rng.random() < 0.5:
-        # With torch: NumPy copies rows of pixels backwards at a fortieth of the speed.
-        # What is the bytes of a file themselves (zstd, images) cannot be written, of which torch warns.
-        clip = torch.from_numpy(np.require(clip, requirements="W")).flip(2).numpy()
+def augmented(clip: Frames, config: ClipsConfig, rng: np.random.Generator) -> tuple[Frames, bool]:
+    """Crops a window, uint8 't h w c' -> 't size_px size_px c', and says whether it is to be flipped."""
+    is_flipped = config.horizontal_flip and bool(rng.random() < 0.5)
     # Drawn for square frames too, so that what follows never depends on what is stored.
     top, left = (int(rng.random() * (side - config.size_px + 1)) for side in clip.shape[1:3])
-    return clip[:, top : top + config.size_px, left : left + config.size_px]
+    if is_flipped:  # `left` is counted in the flipped frame
+        left = clip.shape[2] - config.size_px - left
+    return clip[:, top : top + config.size_px, left : left + config.size_px], is_flipped
+
+
+def flipped(clip: Frames) -> Frames:
+    """Left and right of a clip 't h w c' exchanged; it must be writable."""
+    # With torch: NumPy copies rows of pixels backwards at a fortieth of the speed.
+    return torch.from_numpy(clip).flip(2).numpy()
 
 
 def centre(clip: Frames, size_px: int) -> Frames:
@@ -75,8 +88,10 @@ def _taken_frames(config: ClipsConfig) -> NDArray[np.int64]:
     return places.round().astype(np.int64)
 
 
-def cut_bytes(data: bytes, encoding: Encoding, config: ClipsConfig, rng: np.random.Generator | None) -> Frames:
-    """`cut_clip` for a foreign video in memory.
+def cut_bytes(
+    data: bytes, encoding: Encoding, config: ClipsConfig, rng: np.random.Generator | None
+) -> tuple[Frames, bool]:
+    """`cut_unflipped` for a foreign video in memory.
 
     Raises:
         VideoError: the video does not decode.
@@ -84,4 +99,4 @@ def cut_bytes(data: bytes, encoding: Encoding, config: ClipsConfig, rng: np.rand
     start, stop = _frame_range(config, count_stored(data, encoding), 0.5 if rng is None else rng.random())
     frames = decode_stored(data, encoding, start, stop, config.size_px)[:: config.frame_stride]
     frames = _taken(frames, config)
-    return centre(frames, config.size_px) if rng is None else augmented(frames, config, rng)
+    return (centre(frames, config.size_px), False) if rng is None else augmented(frames, config, rng)

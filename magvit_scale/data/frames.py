@@ -141,8 +141,7 @@ def _mapped(sample: Sample) -> Frames:
         raise VideoError(f"{sample.key}: {sample.size} bytes, expected at least {num_bytes}")
     try:
         offset = sample.offset + sample.size - num_bytes
-        # Copied where it is written, which is never: torch warns of what cannot be.
-        return np.memmap(sample.shard, np.uint8, mode="c", offset=offset, shape=shape)
+        return np.memmap(sample.shard, np.uint8, mode="r", offset=offset, shape=shape)
     except ValueError as error:
         raise VideoError(f"{sample.key}: the tar {sample.shard} ends before its frames") from error
 

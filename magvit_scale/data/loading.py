@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from magvit_scale.config import ClipsConfig, Refusal
+from magvit_scale.data.cutting import flipped
 
 MIN_SEEN = 1000
 """So many videos are read before the share of broken ones is judged by those that were read, not by all there are."""
@@ -31,19 +32,23 @@ def load(cuts: Any, config: ClipsConfig, positions: Iterable[Iterable[int]]) -> 
 
 
 def collate(items: Iterable[Mapping[str, Any]], num_items: int) -> dict[str, Any]:
-    """Clips 't h w c' of a worker, as they are cut -> one batch of arrays."""
+    """Clips 't h w c' of a worker, as they are cut -> one batch of arrays; flipped where `is_flipped`."""
     # NumPy, not tensors: those travel through /dev/shm, which is 64 MB in a container and kills the worker when full.
     # Each clip is copied before the next is decoded into the same memory; its layout is changed on the device.
     clips, refusal, failed = np.empty((0,) * 5, np.uint8), None, dict[str, str]()
-    labels, keys = list[int](), list[str]()
+    labels, keys, flips = list[int](), list[str](), list[int]()
     for item in items:
         failed.update(item["failed"])
         refusal = refusal or item.get("refusal")
         if "clip" in item:
             clips = clips if keys else np.empty((num_items, *item["clip"].shape), np.uint8)
             clips[len(keys)] = item["clip"]
+            flips += [len(keys)] if item.get("is_flipped") else []
             labels.append(item["label"])
             keys.append(item["key"])
+    # All at once: each decoder run drives torch's code out of the caches, and then one flip costs as much as six.
+    for number in flips:
+        clips[number] = flipped(clips[number])
     return {"clip": clips[: len(keys)], "label": labels, "key": keys, "failed": failed, "refusal": refusal}
 
 

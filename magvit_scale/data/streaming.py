@@ -86,11 +86,11 @@ class _Stream(IterableDataset[dict[str, Any]]):
         try:
             if extension is None:
                 raise VideoError(f"no video among {', '.join(name for name in sample if name[0] != '_')}")
-            clip = cut_bytes(sample[extension], ENCODINGS[extension.rpartition(".")[2]], self.config, rng)
+            clip, is_flipped = cut_bytes(sample[extension], ENCODINGS[extension.rpartition(".")[2]], self.config, rng)
             _, class_id = class_of({name: data for name, data in sample.items() if isinstance(data, bytes)})
         except (VideoError, ValueError, RecursionError) as error:
             return {"failed": {key: str(error)}}
-        return {"clip": clip, "label": class_id, "key": key, "failed": {}}
+        return {"clip": clip, "is_flipped": is_flipped, "label": class_id, "key": key, "failed": {}}
 
 
 def _load(clips: _Stream, config: ClipsConfig, batch_size: int, steps: int) -> Iterator[dict[str, Any]]:
