@@ -9,9 +9,10 @@ from data_prep import sources
 from data_prep.images import JPEG_QUALITY, encode_jpeg
 from data_prep.list_videos import Record
 from magvit_scale.config import WriteShardsConfig
+from magvit_scale.ffmpeg_arguments import CRF, GOP, X264
 from magvit_scale.ffmpeg_process import ffmpeg_version
 from magvit_scale.files import npy_bytes
-from magvit_scale.video import CRF, GOP, X264, EncodedVideo, Frames, mp4_bytes, transcode
+from magvit_scale.video import EncodedVideo, Frames, mp4_bytes, transcode
 
 EXTENSIONS = {"h264": "mp4", "raw": "npy", "zstd": "npy.zst", "jpeg": "jpg"}
 ZSTD_LEVEL = 3

@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import IO, Any
+from typing import IO
 
 import imageio_ffmpeg
 
@@ -48,25 +48,13 @@ def _first_line(executable: str) -> str:
     return version.split("\n", 1)[0]
 
 
-def arguments_of(output: Any, *, loglevel: str, is_fed: bool = False) -> tuple[str, ...]:
-    """What to call ffmpeg with; takes a millisecond, so that what many files share is worth keeping.
-
-    Args:
-        output: the last node of ffmpeg-python.
-        loglevel: with `level+` before it, `error` or a more talkative one.
-        is_fed: whether something comes on standard input.
-    """
-    command = output.global_args("-hide_banner", "-loglevel", loglevel, "-filter_complex_threads", "1")
-    return tuple((command if is_fed else command.global_args("-nostdin")).get_args())
-
-
 def run_ffmpeg(
     arguments: Sequence[str], *, files: Mapping[str, str], pixels: bytes | None = None, pass_fds: Sequence[int] = ()
 ) -> tuple[bytes, str]:
     """Runs ffmpeg.
 
     Args:
-        arguments: of `arguments_of`.
+        arguments: of ffmpeg_arguments.
         files: names of files, by the arguments that stand for them.
         pixels: for its standard input.
         pass_fds: open files that it may use.

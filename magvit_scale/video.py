@@ -12,32 +12,25 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import Any
 
 import av
-import ffmpeg
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from magvit_scale.ffmpeg_process import VideoError, arguments_of, file_in_memory, run_ffmpeg
+from magvit_scale.ffmpeg_arguments import CRF, GOP, SOURCE, TARGET, decoding, encoding, probing, transcoding
+from magvit_scale.ffmpeg_process import VideoError, file_in_memory, run_ffmpeg
 from magvit_scale.files import written_aside
 
 Frames = NDArray[np.uint8]
 
 _STREAM = re.compile(r"Output #0.*?Stream #0:0.*?: Video: .*?, (\d+)x(\d+)[ ,].*?, ([\d.]+)(k?) fps", re.DOTALL)
 _FRAMES = re.compile(r"^frame=\s*(\d+)", re.MULTILINE)
-_SOURCE, _TARGET = "SOURCE", "TARGET"  # stand for files in arguments
-CRF, GOP = 18, 16
-X264 = {"preset": "veryfast", "tune": "fastdecode", "bf": 0}
-_SCALE = {"flags": "bicubic+accurate_rnd+full_chroma_int+bitexact"}
-# The matrix of small pictures, written down so that every player and PyAV take the same one.
-_TO_COLOURS = {**_SCALE, "out_color_matrix": "smpte170m", "out_range": "tv"}
-_COLOURS = {"color_range": "tv", "colorspace": "smpte170m", "color_primaries": "smpte170m", "color_trc": "smpte170m"}
 # swscale's default rounding darkens every decoded frame by one level and differs between CPUs. Asking for better needs
 # PyAV 18, and so Python 3.11; with an older one the level is lost.
 _FLAGS = ("BICUBIC", "ACCURATE_RND", "FULL_CHR_H_INT", "BITEXACT")
@@ -88,7 +81,7 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         VideoError: no readable video stream, no frame, or damage anywhere in it.
     """
-    counters, log = run_ffmpeg(_probing(), files={_SOURCE: os.fspath(path)})
+    counters, log = run_ffmpeg(probing(), files={SOURCE: os.fspath(path)})
     stream, num_frames = _STREAM.search(log), _count_frames(counters)
     if stream is None:
         raise VideoError("no video frames")
@@ -120,7 +113,7 @@ def decode(
     Raises:
         VideoError: no readable video stream, no frame, or damage in the part that was read.
     """
-    pixels, log = run_ffmpeg(_decoding(size_px, keep_aspect, fps, max_frames), files={_SOURCE: os.fspath(path)})
+    pixels, log = run_ffmpeg(decoding(size_px, keep_aspect, fps, max_frames), files={SOURCE: os.fspath(path)})
     stream = _STREAM.search(log)
     if stream is None or not pixels:
         raise VideoError("no video frames")
@@ -146,8 +139,8 @@ def transcode(
     """
     if size_px % 2:
         raise VideoError(f"cannot encode size_px={size_px}: expected an even size")
-    arguments = _transcoding(size_px, keep_aspect, fps, max_frames)
-    data, num_frames = _encode_h264(arguments, {_SOURCE: os.fspath(path)})
+    arguments = transcoding(size_px, keep_aspect, fps, max_frames)
+    data, num_frames = _encode_h264(arguments, {SOURCE: os.fspath(path)})
     mp4 = EncodedVideo(data, *_read_header(data))
     if mp4.num_frames != num_frames:
         raise VideoError(f"the mp4 holds {mp4.num_frames} of {num_frames} frames")
@@ -179,10 +172,8 @@ def mp4_bytes(frames: Frames, *, fps: float, crf: int = CRF, gop: int = GOP) -> 
         raise VideoError(
             f"cannot encode frames of shape {frames.shape}: expected at least one, of even height and width"
         )
-    source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)
     pixels = np.ascontiguousarray(frames).tobytes()
-    arguments = _h264_arguments(source.filter("scale", **_TO_COLOURS), {"crf": crf, "g": gop}, is_fed=True)
-    return _encode_h264(arguments, {}, pixels)[0]
+    return _encode_h264(encoding(width, height, fps, crf, gop), {}, pixels)[0]
 
 
 def verify_mp4(data: bytes) -> tuple[int, int, int]:
@@ -272,73 +263,12 @@ def resized(frames: Frames, size_px: int | None) -> Frames:
     return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames])
 
 
-@lru_cache
-def _probing() -> tuple[str, ...]:
-    output = _constant_rate(_input(), None).output("pipe:", format="null", fps_mode="passthrough")
-    return arguments_of(output.global_args("-progress", "pipe:1", "-nostats"), loglevel="level+info")
-
-
-@lru_cache
-def _decoding(size_px: int, keep_aspect: bool, fps: float | None, max_frames: int | None) -> tuple[str, ...]:
-    rate = _constant_rate(_input(), fps)
-    resized = _resized(rate, "rgb24", size_px=size_px, keep_aspect=keep_aspect, scale=_SCALE)
-    output = resized.output("pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough", **_limit(max_frames))
-    return arguments_of(output, loglevel="level+info")
-
-
-@lru_cache
-def _transcoding(size_px: int, keep_aspect: bool, fps: float | None, max_frames: int | None) -> tuple[str, ...]:
-    rate = _constant_rate(_input(), fps)
-    resized = _resized(rate, "yuv420p", size_px=size_px, keep_aspect=keep_aspect, scale=_TO_COLOURS)
-    return _h264_arguments(resized.filter("setsar", 1).filter("setpts", "PTS-STARTPTS"), _limit(max_frames))
-
-
-def _input() -> Any:
-    # The whitelist keeps a playlist off the network. Of several streams the first is taken, not the largest, and never
-    # a cover picture (`V`).
-    return ffmpeg.input(_SOURCE, threads=1, protocol_whitelist="file,pipe")["V:0"]
-
-
-def _constant_rate(stream: Any, fps: float | None) -> Any:
-    return stream.filter("fps", fps="source_fps" if fps is None else fps)
-
-
-def _resized(stream: Any, pixels: str, *, size_px: int, keep_aspect: bool, scale: dict[str, str]) -> Any:
-    short = "min(iw*sar,ih)"
-    sides = [f"{side}*{size_px}/{short}" for side in ("iw*sar", "ih")]
-    if keep_aspect:
-        sides = [f"2*round({side}/2)" for side in sides]
-    width, height = (f"max({size_px},round({side}))" for side in sides)
-    whole = stream.filter("scale", w=width, h=height, **scale).filter("format", pixels)
-    return whole if keep_aspect else whole.filter("crop", size_px, size_px)
-
-
-def _limit(max_frames: int | None) -> dict[str, int]:
-    return {} if max_frames is None else {"frames:v": max_frames}
-
-
-def _h264_arguments(stream: Any, options: dict[str, int], *, is_fed: bool = False) -> tuple[str, ...]:
-    output = stream.output(
-        _TARGET,
-        format="mp4",
-        pix_fmt="yuv420p",
-        fps_mode="passthrough",
-        map_metadata=-1,
-        movflags="+faststart",
-        fflags="+bitexact",
-        **{"flags:v": "+bitexact", "bsf:v": "filter_units=remove_types=6"},  # 6: the note with x264's version
-        **{"c:v": "libx264", "crf": CRF, "g": GOP, "threads": 1, **X264, **_COLOURS, **options},
-    )
-    output = output.overwrite_output().global_args("-progress", "pipe:1", "-nostats")
-    return arguments_of(output, loglevel="level+error", is_fed=is_fed)
-
-
 def _encode_h264(arguments: tuple[str, ...], files: dict[str, str], pixels: bytes | None = None) -> tuple[bytes, int]:
     """The mp4 and the number of its frames. In memory, where no full disk can be mistaken for a broken video and a
     killed program leaves nothing behind; not a pipe, because an mp4's header is written last.
     """
     with file_in_memory() as file:
-        files = {**files, _TARGET: f"/dev/fd/{file.fileno()}"}
+        files = {**files, TARGET: f"/dev/fd/{file.fileno()}"}
         counters, _ = run_ffmpeg(arguments, files=files, pixels=pixels, pass_fds=[file.fileno()])
         return file.read(), _count_frames(counters)
 
