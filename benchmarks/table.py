@@ -31,12 +31,26 @@ def _section(results: dict[str, Any]) -> str:
 def _table(group: dict[str, Any]) -> list[str]:
     if not all(isinstance(value, dict) for value in group.values()):
         return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in group.items())]
+    if not all("ms_per_item" in value for value in group.values()):
+        return _figures(group)
     rows = [
         f"| {name} | {_digits(value['ms_per_item'])} ({_digits(value['lowest'])} - {_digits(value['highest'])}) | "
         f"{1000 / value['ms_per_item']:,.0f} | {value['ratio']:.2f} |"
         for name, value in group.items()
     ]
     return ["| | ms/item (range) | items/s/core | times the first |", "|---|---|---|---|", *rows]
+
+
+def _figures(group: dict[str, Any]) -> list[str]:
+    """Rows of the same figures, each with its own heading."""
+    headings = list(next(iter(group.values())))
+    rows = [[name, *(_number(row[heading]) for heading in headings)] for name, row in group.items()]
+    lines = [["", *headings], ["---"] * (len(headings) + 1), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _number(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
 def _digits(value: float) -> str:

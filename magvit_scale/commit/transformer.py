@@ -6,7 +6,7 @@ row, then the special tokens, which are addressed by negative ids from the end.
 """
 
 from collections.abc import Sequence
-from math import prod
+from math import isqrt, prod
 from pathlib import Path
 
 import torch
@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from magvit_scale.checkpointing import Recomputing
 from magvit_scale.commit.tasks import NUM_SPECIAL_TOKENS
 from magvit_scale.config import Refusal, TransformerConfig
+from magvit_scale.precision import in_own_precision
 from magvit_scale.pretrained import load_model, save_model
 
 LAYER_NORM_EPS = 1e-12
@@ -43,7 +45,7 @@ class SelfAttention(nn.Module):
         return self.out(rearrange(mixed, "b heads n d -> b n (heads d)"))
 
 
-class Layer(nn.Module):
+class Layer(Recomputing):
     """Post-LN: x = LN(x + attention(x)); x = LN(x + mlp(x)) (spec section 6)."""
 
     def __init__(self, config: TransformerConfig):
@@ -56,13 +58,16 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """'b n d' -> 'b n d'."""
-        x = self.attention_norm(x + self.dropout(self.attention(x)))
+        """'b n d' -> 'b n d'; under autocast both sums and norms stay in float32."""
+        return self.run_part("block", self._compute, x)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        x = in_own_precision(self.attention_norm, x + self.dropout(self.attention(x)))
         mlp = self.contract(F.gelu(self.expand(x), approximate="tanh"))
-        return self.mlp_norm(x + self.dropout(mlp))
+        return in_own_precision(self.mlp_norm, x + self.dropout(mlp))
 
 
-class CommitTransformer(nn.Module):
+class CommitTransformer(Recomputing):
     """Predicts every latent token from what stands ahead of the latents and the latents themselves.
 
     Args:
@@ -110,10 +115,16 @@ class CommitTransformer(nn.Module):
         rows = torch.where(sequence < 0, sequence + self.vocabulary, sequence)
         positions = self.position.weight[: sequence.shape[1]]
         x = self.dropout(self.embedding_norm(self.word(rows) + positions))
-        for layer in self.layers:
-            x = layer(x)
-        x = self.head_norm(F.gelu(self.head(x), approximate="tanh"))
+        group = isqrt(len(self.layers))
+        for first in range(0, len(self.layers), group):
+            x = self.run_part("stage", self._run_layers, x, first, first + group)
+        x = in_own_precision(self.head_norm, F.gelu(self.head(x), approximate="tanh"))
         return F.linear(x, self.word.weight, self.head_bias)
+
+    def _run_layers(self, x: Tensor, first: int, end: int) -> Tensor:
+        for layer in self.layers[first:end]:
+            x = layer(x)
+        return x
 
     def build_sequence(
         self, task_tokens: Tensor, labels: Tensor, latents: Tensor, before: Tensor | None = None

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from magvit_scale.checkpointing import Recomputing
 from magvit_scale.config import Padding, Refusal, VQGANConfig
+from magvit_scale.precision import in_own_precision
 from magvit_scale.pretrained import load_model, save_model
 from magvit_scale.vqgan.blocks import ResidualBlock, convolution, group_norm, pool, upsample
 from magvit_scale.vqgan.quantizer import Quantized, VectorQuantizer
@@ -37,7 +39,7 @@ def _time_flags(config: VQGANConfig) -> tuple[bool, ...]:
     return config.temporal_downsample[:num_downsamplers] if config.ndim == 3 else (False,) * num_downsamplers
 
 
-class Encoder(nn.Module):
+class Encoder(Recomputing):
     """Clip -> latents: residual stages with average pooling between them."""
 
     def __init__(self, config: VQGANConfig):
@@ -52,16 +54,25 @@ class Encoder(nn.Module):
         self.conv_out = convolution(config.ndim, channels[-1], config.embedding_dim, 1)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """'b 3 [t] h w' -> 'b d [t] h w', smaller by 2 per down-sampler."""
-        x = self.conv_in(clip)
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            if index < len(self.stages) - 1:
-                x = pool(x, self.config.ndim, time=_time_flags(self.config)[index])
-        return self.conv_out(F.silu(self.norm_out(self.middle(x))))
+        """'b 3 [t] h w' -> 'b d [t] h w', smaller by 2 per down-sampler; under autocast float32 all the same, as ids
+        and losses hang on the last digits.
+        """
+        x = clip
+        for index in range(len(self.stages)):
+            x = self.run_part("stage", self._stage, x, index)
+        return self.run_part("stage", self._out, x)
+
+    def _stage(self, x: Tensor, index: int) -> Tensor:
+        x = self.stages[index](self.conv_in(x) if index == 0 else x)
+        if index == len(self.stages) - 1:
+            return x
+        return pool(x, self.config.ndim, time=_time_flags(self.config)[index])
+
+    def _out(self, x: Tensor) -> Tensor:
+        return in_own_precision(self.conv_out, F.silu(self.norm_out(self.middle(x))))
 
 
-class Decoder(nn.Module):
+class Decoder(Recomputing):
     """Quantised latents -> clip: the encoder's mirror, nearest-neighbour upsampling and a convolution between
     stages.
     """
@@ -82,13 +93,26 @@ class Decoder(nn.Module):
         self.conv_out = convolution(config.ndim, deep_first[-1], 3, 3, padding=padding)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """'b d [t] h w' -> 'b 3 [t] h w', not clipped."""
-        x = self.middle(self.conv_in(latents))
-        flags = _time_flags(self.config)[::-1]
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            if index < len(self.upsamplers):
-                x = self.upsamplers[index](upsample(x, self.config.ndim, time=flags[index]))
+        """'b d [t] h w' -> 'b 3 [t] h w' float32, not clipped."""
+        x = self.run_part("stage", self._in, latents)
+        for index in range(len(self.stages)):
+            x = self.run_part("stage", self._stage, x, index)
+        return x.float()
+
+    def _in(self, latents: Tensor) -> Tensor:
+        return self.middle(self.conv_in(latents))
+
+    def _stage(self, x: Tensor, index: int) -> Tensor:
+        x = self.stages[index](x)
+        if index == len(self.stages) - 1:
+            return self.run_part("block", self._out, x)
+        return self.run_part("block", self._upsample, x, index)
+
+    def _upsample(self, x: Tensor, index: int) -> Tensor:
+        time = _time_flags(self.config)[::-1][index]
+        return self.upsamplers[index](upsample(x, self.config.ndim, time=time))
+
+    def _out(self, x: Tensor) -> Tensor:
         return self.conv_out(F.silu(self.norm_out(x)))
 
 

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from magvit_scale.checkpointing import Recomputing
 from magvit_scale.config import Padding
+from magvit_scale.precision import without_autocast
 
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 AVERAGE_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -34,9 +36,19 @@ def init_lecun_normal(weight: Tensor) -> None:
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
-def group_norm(num_groups: int, channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """Normalises in float32 whatever autocast says, and answers in the dtype of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """'b c ...' -> 'b c ...'."""
+        with without_autocast(x):
+            normal = F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps)
+        return normal.to(x.dtype)
+
+
+def group_norm(num_groups: int, channels: int) -> GroupNorm:
     """GroupNorm with the official epsilon; in 3D its statistics run over time as well (spec 1.5)."""
-    return nn.GroupNorm(num_groups, channels, eps=1e-6)
+    return GroupNorm(num_groups, channels, eps=1e-6)
 
 
 def pool(x: Tensor, ndim: int, time: bool = True) -> Tensor:
@@ -47,7 +59,8 @@ def pool(x: Tensor, ndim: int, time: bool = True) -> Tensor:
     window = [min(2, side) for side in x.shape[2:]]
     if ndim == 3 and not time:
         window[0] = 1
-    return AVERAGE_POOL[ndim](x, window, ceil_mode=True, count_include_pad=False)
+    # Back from float32, which autocast takes for 3D on a CPU.
+    return AVERAGE_POOL[ndim](x, window, ceil_mode=True, count_include_pad=False).to(x.dtype)
 
 
 def blur(x: Tensor) -> Tensor:
@@ -64,7 +77,7 @@ def upsample(x: Tensor, ndim: int, time: bool = True) -> Tensor:
     return F.interpolate(x, scale_factor=scale, mode="nearest")
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Recomputing):
     """Pre-activation block: norm, swish, conv, norm, swish, conv, plus the raw input (spec 1.4)."""
 
     def __init__(self, ndim: int, channels_in: int, channels_out: int, *, num_groups: int, padding: Padding):
@@ -81,6 +94,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """'b channels_in ...' -> 'b channels_out ...', same t, h, w."""
+        return self.run_part("block", self._compute, x)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        # The shortcut first: a recomputation ends where nothing more is kept, and so does without conv2.
+        shortcut = self.shortcut(x)
         h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return self.shortcut(x) + h
+        return shortcut + self.conv2(F.silu(self.norm2(h)))

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from magvit_scale.checkpointing import Recomputing
 from magvit_scale.config import DiscriminatorConfig, Refusal
+from magvit_scale.precision import in_own_precision
 from magvit_scale.pretrained import load_model, save_model
 from magvit_scale.vqgan.blocks import blur, convolution, pool
 
@@ -31,7 +33,7 @@ def _xavier(layer: Layer) -> Layer:
     return layer
 
 
-class DiscriminatorBlock(nn.Module):
+class DiscriminatorBlock(Recomputing):
     """Halves every side: conv, pool, conv beside a pooled 1x1 skip, summed and divided by sqrt(2)."""
 
     def __init__(self, ndim: int, channels_in: int, channels_out: int, halve: Halve):
@@ -43,12 +45,15 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """'b channels_in ...' -> 'b channels_out ...', each side halved and rounded up."""
-        h = self.halve(F.leaky_relu(self.conv1(x), SLOPE))
-        h = F.leaky_relu(self.conv2(h), SLOPE)
+        return self.run_part("block", self._compute, x)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        h = self.halve(F.leaky_relu(self.conv1(x), SLOPE, inplace=True))
+        h = F.leaky_relu(self.conv2(h), SLOPE, inplace=True)
         return (self.skip(self.halve(x)) + h) / sqrt(2)
 
 
-class Discriminator(nn.Module):
+class Discriminator(Recomputing):
     """One logit per clip ('b 1'), or per frame ('b t 1') in 2D.
 
     Args:
@@ -76,17 +81,22 @@ class Discriminator(nn.Module):
         self.logit = _xavier(nn.Linear(widths[-1], 1))
 
     def forward(self, clip: Tensor) -> Tensor:
-        """'b 3 t h w' -> logits; high means real."""
+        """'b 3 t h w' -> float32 logits; high means real."""
         if self.ndim == 3:
             return self._judge(clip)
         return rearrange(self._judge(rearrange(clip, "b c t h w -> (b t) c h w")), "(b t) 1 -> b t 1", t=clip.shape[2])
 
     def _judge(self, x: Tensor) -> Tensor:
-        h = self.blocks(F.leaky_relu(self.conv_in(x), SLOPE))
-        h = F.leaky_relu(self.conv_out(h), SLOPE)
+        h = self.run_part("stage", self._first, x)
+        for block in self.blocks[1:]:
+            h = block(h)
+        h = F.leaky_relu(self.conv_out(h), SLOPE, inplace=True)
         # Channels last before flattening: the order of the official dense layer (spec section 12).
         flat = rearrange(h, "b c t h w -> b (t h w c)" if self.ndim == 3 else "b c h w -> b (h w c)")
-        return self.logit(F.leaky_relu(self.dense(flat), SLOPE))
+        return in_own_precision(self.logit, F.leaky_relu(self.dense(flat), SLOPE, inplace=True))
+
+    def _first(self, x: Tensor) -> Tensor:
+        return self.blocks[0](F.leaky_relu(self.conv_in(x), SLOPE, inplace=True))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from magvit_scale.config import Perceptual, Refusal
+from magvit_scale.precision import without_autocast
 from magvit_scale.weights import WEIGHTS, find_weights
 
 RANDOM_SEED = 0
@@ -91,14 +92,24 @@ def _build_distance(kind: Perceptual) -> nn.Module:
 class LpipsDistance(nn.Module):
     """Mean LPIPS of two sets of frames."""
 
-    def __init__(self, network: nn.Module) -> None:
-        """`network`: an lpips.LPIPS."""
+    def __init__(self, network: lpips.LPIPS) -> None:
+        """`network`: its trunk and its heads are called, not itself."""
         super().__init__()
         self.network = network
 
     def forward(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Scalar, from frames `n 3 h w` in [0, 1]."""
-        return self.network(real, fake, normalize=True).mean()
+        """Float32 scalar, from frames `n 3 h w` in [0, 1]."""
+        pairs = zip(self._features(real), self._features(fake), strict=True)
+        with without_autocast(fake):
+            # The mean over frames and places of each layer, summed: LPIPS.forward with its heads kept out of autocast.
+            layers = [head((a - b).square()).mean() for head, (a, b) in zip(self.network.lins, pairs, strict=True)]
+            return torch.stack(layers).sum()
+
+    def _features(self, frames: Tensor) -> list[Tensor]:
+        """The trunk's maps in float32, normalised along the channels."""
+        maps = self.network.net(self.network.scaling_layer(2 * frames - 1))
+        with without_autocast(frames):
+            return [F.normalize(layer.float(), dim=1, eps=1e-10) for layer in maps]
 
 
 class LogitDistance(nn.Module):
@@ -110,10 +121,12 @@ class LogitDistance(nn.Module):
         self.network = network
 
     def forward(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Scalar, from frames `n 3 h w` in [0, 1], which the network sees as they are, without mean and deviation."""
+        """Float32 scalar, from frames `n 3 h w` in [0, 1], which the network sees as they are, without mean and
+        deviation.
+        """
         with torch.no_grad():
             target = self.network(_to_resnet_size(real))
-        return F.mse_loss(self.network(_to_resnet_size(fake)), target)
+        return F.mse_loss(self.network(_to_resnet_size(fake)).float(), target.float())
 
 
 def _to_resnet_size(frames: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from magvit_scale.precision import without_autocast
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -36,7 +38,11 @@ class VectorQuantizer(nn.Module):
         self.entropy_temperature = entropy_temperature
 
     def forward(self, latents: Tensor) -> Quantized:
-        """Quantises 'b d t h w' latents; distances and losses are computed in float32."""
+        """Quantises 'b d t h w' latents; distances and losses are computed in float32, under autocast too."""
+        with without_autocast(latents):
+            return self._quantize(latents)
+
+    def _quantize(self, latents: Tensor) -> Quantized:
         vectors = rearrange(latents.float(), "b d t h w -> (b t h w) d")
         distances = self.compute_distances(vectors)
         ids = distances.argmin(dim=1)
@@ -52,9 +58,10 @@ class VectorQuantizer(nn.Module):
         )
 
     def compute_distances(self, vectors: Tensor) -> Tensor:
-        """'n d' -> 'n k' squared distances to every entry: |x|^2 - 2 x.e + |e|^2."""
-        codebook = self.codebook.float()
-        return vectors.square().sum(1, keepdim=True) - 2 * vectors @ codebook.T + codebook.square().sum(1)
+        """'n d' -> 'n k' float32 squared distances to every entry: |x|^2 - 2 x.e + |e|^2."""
+        with without_autocast(vectors):
+            vectors, codebook = vectors.float(), self.codebook.float()
+            return vectors.square().sum(1, keepdim=True) - 2 * vectors @ codebook.T + codebook.square().sum(1)
 
     def tokenize(self, latents: Tensor) -> Tensor:
         """'b d t h w' latents -> 'b t h w' int64 ids, without the losses."""

@@ -1,0 +1,49 @@
+"""Activation checkpointing: parts of a model compute their activations again in the backward pass, not keep them.
+
+By torch's non-reentrant checkpoint, since it needs no input that requires a gradient, works with `autograd.grad` and
+twice through a graph (r1), under autocast, and draws dropout again as it was. DeepSpeed's is reentrant; see
+docs/benchmarks.md for both.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+Granularity = Literal["none", "blocks", "stages"]
+Part = Literal["block", "stage"]
+
+RECOMPUTED: dict[Granularity, tuple[Part, ...]] = {
+    "none": (),
+    "blocks": ("block",),
+    # A stage whose blocks were kept while it is computed again would hold more at once than `blocks` ever does.
+    "stages": ("stage", "block"),
+}
+
+
+class Recomputing(nn.Module):
+    """A module that names the parts of its forward which may be computed again; `checkpoint_activations` decides."""
+
+    recomputed: tuple[Part, ...] = ()
+
+    def run_part(self, part: Part, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """`function(*inputs)`, of which only the inputs are kept for the backward pass where `part` is recomputed."""
+        if part in self.recomputed and torch.is_grad_enabled():
+            return checkpoint(function, *inputs, use_reentrant=False)
+        return function(*inputs)
+
+
+def checkpoint_activations(model: nn.Module, granularity: Granularity) -> None:
+    """Sets what a model keeps for its backward pass; values, gradients and parameter names stay the same.
+
+    Args:
+        model: a VQGAN, Discriminator or CommitTransformer, or anything around one, such as an engine.
+        granularity: `none` keeps everything; `blocks` the inputs of every residual block, up-sampler, discriminator
+            block or transformer layer, for about one more forward pass; `stages` the inputs of every resolution, or of
+            every group of about sqrt(num_layers) transformer layers, for about two.
+    """
+    for module in model.modules():
+        if isinstance(module, Recomputing):
+            module.recomputed = RECOMPUTED[granularity]

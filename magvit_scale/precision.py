@@ -1,0 +1,26 @@
+"""Float32 islands under autocast.
+
+The networks keep float32 parameters and run under `torch.autocast`, which the training step opens. What must not be
+rounded to 16 bits says so where it is computed, and autocast cannot overrule it: inside autocast even a product of
+float32 matrices is cast down.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+Layer = nn.Linear | nn.Conv2d | nn.Conv3d | nn.LayerNorm
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """A context in which operations on the device of `x` compute in the dtypes that they are given."""
+    device = x.device.type
+    # Some devices, such as `meta`, have no autocast to leave.
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def in_own_precision(layer: Layer, x: Tensor) -> Tensor:
+    """Applies a layer in its weight's dtype, float32 in training, whatever autocast says."""
+    with without_autocast(x):
+        return layer(x.to(layer.weight.dtype))
