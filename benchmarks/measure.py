@@ -94,10 +94,12 @@ def _processor() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def write_results(path: Path, title: str, command: str, groups: Mapping[str, Any]) -> None:
-    """Writes one benchmark's figures; `groups` maps a heading to its Measured by name, or to plain figures."""
+def write_results(path: Path, title: str, command: str, groups: Mapping[str, Any], note: str = "") -> None:
+    """Writes one benchmark's figures; `groups` maps a heading to its Measured by name, or to plain figures, and `note`
+    is what a reader must know of them.
+    """
     figures = {
         heading: {name: asdict(value) if isinstance(value, Measured) else value for name, value in group.items()}
         for heading, group in groups.items()
     }
-    write_json(path, {"title": title, "command": command, "machine": machine(), "figures": figures})
+    write_json(path, {"title": title, "command": command, "note": note, "machine": machine(), "figures": figures})

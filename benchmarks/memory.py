@@ -1,7 +1,7 @@
 """What a training step holds in memory: `python -m benchmarks.memory`, half a minute of one core, no GPU needed.
 
-Activation checkpointing: every network of the paper forward and backward on fake tensors, each storage counted once.
-ZeRO: the formula. Nothing is computed, so the figures are the same on every machine.
+For activation checkpointing every network of the paper goes forward and backward on fake tensors; then ZeRO by its
+formula, and torch's checkpoint beside DeepSpeed's on small networks that are really computed.
 """
 
 import sys
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import write_results
 from benchmarks.meter import MemoryMeter, fake_model
+from benchmarks.recomputing import compare_checkpoints
 from magvit_scale.checkpointing import Granularity, checkpoint_activations
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import DiscriminatorConfig, TransformerConfig, VQGANConfig
@@ -29,6 +30,11 @@ WIDTHS = {"B": 64, "L": 128}
 SIZES = {"B": (12, 768, 3072, 12), "L": (24, 1024, 4096, 16)}
 WORLDS = (1, 2, 4, 8, 16, 64)
 MIB = 2**20
+NOTE = """One clip of 16 x 128 x 128 (the discriminator: two, with r1 three) or one sequence of 1,026 tokens without
+dropout. Each storage counts once, as long as it lives; parameters, their gradients, kernels' workspace and what an
+allocator wastes do not. FLOPs are those of forward, backward and what is computed again. Autocast is the CPU's, which
+pools 3D in float32: on a GPU the discriminator holds less. By ZeRO stage: parameters, gradients and AdamW's moments in
+float32, by the formula in benchmarks/memory.py, not measured."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,15 @@ def main() -> None:
     for dtype in (None, torch.bfloat16):
         precision = "float32" if dtype is None else "autocast to bfloat16"
         for case in cases():
-            heading = f"{case.name}, {precision}"
-            groups[heading] = {granularity: hold(case, granularity, dtype) for granularity in get_args(Granularity)}
-            sys.stdout.write(f"{heading}\n" + "".join(f"  {key}: {row}\n" for key, row in groups[heading].items()))
+            rows = {granularity: hold(case, granularity, dtype) for granularity in get_args(Granularity)}
+            groups[f"{case.name}, {precision}"] = rows
     for case in cases():
-        if "r1" not in case.name:
-            groups[f"{case.name.split(',')[0]}: MiB per rank by ZeRO stage"] = zero_table(case.build)
-    write_results(OUTPUT, "Memory of a training step", "python -m benchmarks.memory", groups)
+        if case.forward is not penalise:
+            groups[f"{case.name.split(',')[0]}, MiB per rank by ZeRO stage"] = zero_table(case.build)
+    groups["torch's checkpoint beside DeepSpeed's, small networks"] = compare_checkpoints()
+    write_results(OUTPUT, "Memory of a training step", "python -m benchmarks.memory", groups, NOTE)
+    for heading, group in groups.items():
+        sys.stdout.write(f"{heading}\n" + "".join(f"  {name}: {row}\n" for name, row in group.items()))
 
 
 def cases() -> list[Case]:
@@ -126,19 +134,23 @@ def zero_table(build: Callable[[], nn.Module]) -> dict[str, dict[str, int]]:
     with torch.device("meta"):
         whole = 4 * sum(parameter.numel() for parameter in build().parameters()) / MIB
     return {
-        f"ZeRO {stage}": {f"{world} ranks": round(whole * copies(stage, world)) for world in WORLDS}
+        f"ZeRO {stage}": {
+            f"{world} rank{'s' if world > 1 else ''}": round(whole * copies(stage, world)) for world in WORLDS
+        }
         for stage in range(4)
     }
 
 
 def copies(stage: int, world: int) -> float:
-    """How many times its parameters in float32 a model costs a rank: parameters, gradients and two moments, of which
-    ZeRO shares out the moments from stage 1 on, gradients from 2, parameters from 3. From stage 1 on DeepSpeed also
-    keeps a copy of the parameters' own share, which it updates.
+    """How many times its parameters in float32 a model costs a rank.
+
+    Parameters, gradients and two moments, of which ZeRO shares out the moments from stage 1 on, gradients from 2,
+    parameters from 3. In stages 1 and 2 DeepSpeed also copies the rank's share of the parameters and updates that.
     """
     parameters = 1 / world if stage >= 3 else 1
     gradients = 1 / world if stage >= 2 else 1
-    return parameters + gradients + (3 / world if stage >= 1 else 2)
+    moments = 2 / world if stage >= 1 else 2
+    return parameters + gradients + moments + (1 / world if stage in (1, 2) else 0)
 
 
 if __name__ == "__main__":

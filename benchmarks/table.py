@@ -23,6 +23,7 @@ def main() -> None:
 def _section(results: dict[str, Any]) -> str:
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
     lines = [f"## {results['title']}", "", f"`{results['command']}`; {machine}", ""]
+    lines += [results["note"], ""] if results.get("note") else []
     for heading, group in results["figures"].items():
         lines += [f"### {heading}", "", *_table(group), ""]
     return "\n".join(lines)

@@ -1,0 +1,60 @@
+"""torch.compile of the networks in place: what a model computes and how it is checkpointed stays, r1 does not work."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from magvit_scale.checkpointing import Granularity, checkpoint_activations
+from tests import tiny_models
+from tests.tiny_models import Loss
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Loss]] = {
+    "vqgan": (tiny_models.vqgan, tiny_models.reconstruct),
+    "discriminator": (tiny_models.discriminator, tiny_models.judge),
+    "transformer": (lambda: tiny_models.transformer().eval(), tiny_models.predict),  # dropout draws other numbers
+}
+
+
+@pytest.fixture(autouse=True)
+def _forget_compiled_code() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def compare(name: str, granularity: Granularity, backend: str) -> None:
+    build, loss = CASES[name]
+    plain, compiled = build(), build()
+    checkpoint_activations(compiled, granularity)
+    compiled.compile(backend=backend)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    expected, found = loss(plain), loss(compiled)
+    expected.backward()
+    found.backward()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    for (key, own), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        assert (own.grad is None) == (other.grad is None), key
+        if own.grad is not None:
+            torch.testing.assert_close(other.grad, own.grad, rtol=1e-4, atol=1e-6, msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_traced_network_is_the_same_network(name: str) -> None:
+    compare(name, "stages", "aot_eager")
+
+
+@pytest.mark.slow
+def test_a_network_compiled_to_code_is_the_same_network() -> None:
+    compare("discriminator", "blocks", "inductor")
+
+
+@pytest.mark.slow
+def test_r1_cannot_pass_through_a_compiled_discriminator() -> None:
+    """The day this fails, r1 may be compiled."""
+    model = tiny_models.discriminator()
+    model.compile(backend="aot_eager")
+    with pytest.raises(RuntimeError, match=r"create_graph|double backward"):
+        tiny_models.penalise(model).backward()
