@@ -1,7 +1,7 @@
 """Vector quantiser with a gradient-trained codebook and an entropy loss (MAGVIT section 3.1; spec section 2)."""
 
-from dataclasses import dataclass
 from math import sqrt
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from magvit_scale.precision import without_autocast
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """What quantising gives: the vectors for the decoder, their ids, and the parts of the loss, unweighted scalars."""
+class Quantized(NamedTuple):
+    """What quantising gives: the vectors for the decoder, their ids, and the parts of the loss, unweighted scalars.
+
+    A tuple, since DeepSpeed finds a module's output tensors in nothing else, and ZeRO 3 gathers by them.
+    """
 
     latents: Tensor
     """'b d t h w'; straight-through: the gradient of the decoder's input goes to the encoder's output."""

@@ -1,6 +1,6 @@
 """What stays in float32 while autocast computes the rest in 16 bits."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import lpips
 import pytest
@@ -12,11 +12,12 @@ from magvit_scale.commit.transformer import Layer
 from magvit_scale.config import Perceptual
 from magvit_scale.precision import in_own_precision, without_autocast
 from magvit_scale.vqgan.blocks import ResidualBlock, group_norm
+from magvit_scale.vqgan.losses import compute_r1_penalty
 from magvit_scale.vqgan.perceptual import PerceptualLoss
 from magvit_scale.vqgan.quantizer import VectorQuantizer
 from tests import tiny_models
 from tests.frozen_networks import weights_of_random_numbers
-from tests.tiny_models import without_onednn
+from tests.tiny_models import Loss, without_onednn
 
 HALVES = (torch.bfloat16, torch.float16)
 RELATIVE = {torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}
@@ -129,6 +130,45 @@ def test_what_leaves_the_networks_is_float32_and_close(dtype: torch.dtype) -> No
         assert found.dtype == torch.float32, name
         assert not torch.equal(found, exact), name  # or autocast was off all along
         torch.testing.assert_close(found, exact, rtol=0, atol=8 * RELATIVE[dtype] * exact.abs().max().item())
+
+
+def decode(model: nn.Module) -> Tensor:
+    """From given ids: where rounding chooses another one, gradients jump."""
+    ids = torch.randint(0, 16, (2, 2, 2, 2), generator=torch.Generator().manual_seed(0))
+    return (model.decode(model.quantizer.look_up(ids)) - tiny_models.random_clip()).square().mean()
+
+
+def encode(model: nn.Module) -> Tensor:
+    return model.encode(tiny_models.random_clip()).square().mean()
+
+
+def penalise(model: nn.Module) -> Tensor:
+    real = tiny_models.random_clip().requires_grad_()
+    return compute_r1_penalty(model(real), real)
+
+
+GRADIENTS: dict[str, tuple[Callable[[], nn.Module], Loss]] = {
+    "decoder": (tiny_models.vqgan, decode),
+    "encoder": (tiny_models.vqgan, encode),
+    "r1": (tiny_models.discriminator, penalise),
+    "transformer": (lambda: tiny_models.transformer().eval(), tiny_models.predict),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_are_close_and_float32(name: str, dtype: torch.dtype) -> None:
+    build, loss = GRADIENTS[name]
+    found = []
+    for enabled in (False, True):
+        model = build()
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            value = loss(model)
+        value.backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        assert {gradient.dtype for gradient in gradients} == {torch.float32}
+        found.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    exact, rounded = found
+    assert 0 < (rounded - exact).norm() / exact.norm() < 0.05
 
 
 @pytest.fixture(scope="module")
