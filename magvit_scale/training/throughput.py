@@ -1,0 +1,130 @@
+"""How fast a run is: samples and frames per second, the wait for data, memory, operations per second and MFU.
+
+Times are wall times of the host between two logs, never of a single step: on a GPU a step is only queued when its call
+returns, and waiting for it would slow the run. A log reads values from the GPU anyway, so there the clocks agree.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from tqdm import tqdm
+
+
+class Throughput:
+    """Measures a window of steps, from one `metrics()` to the next.
+
+    Args:
+        samples_per_step: over all ranks.
+        world_size: ranks.
+        device: this rank's.
+        frames_per_sample: 0 where samples are no clips.
+        peak_flops: operations per second that this rank could do (`peak.peak_flops`); 0 leaves MFU out.
+        clock: seconds; another one makes tests exact.
+
+    Attributes:
+        flops_per_step: operations of one step on this rank (`flops.count_flops`); 0 leaves `perf/tflops` and `perf/mfu`
+            out. May change during the run, as a step's work does.
+    """
+
+    def __init__(
+        self,
+        samples_per_step: int,
+        world_size: int = 1,
+        device: torch.device | None = None,
+        *,
+        frames_per_sample: int = 0,
+        peak_flops: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self.samples_per_step, self.frames_per_sample, self.world_size = samples_per_step, frames_per_sample, world_size
+        self.device = device or torch.device("cpu")
+        self.peak_flops, self.flops_per_step = peak_flops, 0.0
+        self._clock = clock
+        self._restart()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the call that fetches a batch: its time is the wait for data."""
+        start = self._clock()
+        yield
+        self._waited_s += self._clock() - start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around all that is not training - samples, checkpoints: its time is in no figure."""
+        self._finish_queued()
+        start = self._clock()
+        yield
+        self._finish_queued()
+        self._paused_s += self._clock() - start
+
+    def step_done(self) -> None:
+        """After every optimiser step."""
+        self._steps += 1
+
+    def metrics(self) -> dict[str, float]:
+        """The means of the window that ends now, by TensorBoard name; starts the next one.
+
+        Waits for the GPU, so it belongs where values are read anyway. The same names on every rank.
+
+        Returns:
+            `perf/step_s` of a whole step, data included, and `perf/data_wait_s` and `perf/data_wait_share` of it;
+            `perf/samples_per_s` of all ranks together, `perf/samples_per_s_per_rank` and `perf/frames_per_s`;
+            `perf/memory_peak_gb` of this rank, 10^9 bytes, since the process began: allocated on its GPU, or resident;
+            `perf/tflops`, 10^12 operations per second of this rank, and `perf/mfu`, their share of the peak. Nothing
+            where no step was done.
+        """
+        self._finish_queued()
+        if not self._steps:
+            return {}
+        step_s = (self._clock() - self._start - self._paused_s) / self._steps
+        waited_s = self._waited_s / self._steps
+        self._restart()
+        return self._rates(step_s) | {
+            "perf/step_s": step_s,
+            "perf/data_wait_s": waited_s,
+            "perf/data_wait_share": waited_s / step_s,
+            "perf/memory_peak_gb": peak_memory_gb(self.device),
+        }
+
+    def _rates(self, step_s: float) -> dict[str, float]:
+        samples_per_s = self.samples_per_step / step_s
+        rates = {"samples_per_s": samples_per_s, "samples_per_s_per_rank": samples_per_s / self.world_size}
+        if self.frames_per_sample:
+            rates["frames_per_s"] = samples_per_s * self.frames_per_sample
+        if self.flops_per_step:
+            rates["tflops"] = self.flops_per_step / step_s / 1e12
+        if self.flops_per_step and self.peak_flops:
+            rates["mfu"] = self.flops_per_step / step_s / self.peak_flops
+        return {f"perf/{name}": value for name, value in rates.items()}
+
+    def _finish_queued(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _restart(self) -> None:
+        self._start = self._clock()
+        self._waited_s, self._paused_s, self._steps = 0.0, 0.0, 0
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Most memory so far in 10^9 bytes: allocated on a GPU, or resident of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def progress_words(metrics: Mapping[str, float]) -> dict[str, str]:
+    """What a progress line has room for beside the bar's own steps per second and ETA; for `set_postfix`."""
+    shown: dict[str, tuple[str, Callable[[float], str]]] = {
+        "samples/s": ("perf/samples_per_s", tqdm.format_sizeof),
+        "data": ("perf/data_wait_share", "{:.0%}".format),
+        "mfu": ("perf/mfu", "{:.0%}".format),
+    }
+    return {word: form(metrics[name]) for word, (name, form) in shown.items() if name in metrics}
