@@ -9,7 +9,7 @@ import os
 import platform
 import resource
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,11 @@ def compare(competitors: Mapping[str, Work], rounds: int = 5) -> dict[str, Measu
             start = cpu_seconds()
             count = work()
             found[name].append(1000 * (cpu_seconds() - start) / count)
+    return summarise(found, items)
+
+
+def summarise(found: Mapping[str, Sequence[float]], items: Mapping[str, int]) -> dict[str, Measured]:
+    """Medians and ratios of the milliseconds per item that each round gave, competitor by competitor."""
     first = next(iter(found.values()))
     return {
         name: Measured(
@@ -67,7 +72,7 @@ def compare(competitors: Mapping[str, Work], rounds: int = 5) -> dict[str, Measu
             highest=max(ms),
             ratio=statistics.median(own / other for own, other in zip(ms, first, strict=True)),
             items=items[name],
-            rounds=rounds,
+            rounds=len(ms),
         )
         for name, ms in found.items()
     }
