@@ -48,7 +48,9 @@ def test_a_convolution_costs_its_taps_times_its_voxels_and_thrice_that_with_both
 
 @DEVICES
 def test_r1_costs_the_forward_six_times(device: str) -> None:
-    """Forward, both factors of its gradient's backward, and the input's gradient twice."""
+    """The logits and their gradient towards x; that gradient's own towards the weight and the logits; theirs, again
+    towards the weight and x.
+    """
     layer = nn.Conv3d(4, 6, 3, padding=1, device=device)
     x = torch.ones(2, 4, *CLIP_SHAPE, device=device, requires_grad=True)
 
@@ -56,8 +58,6 @@ def test_r1_costs_the_forward_six_times(device: str) -> None:
         (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
         gradient.square().sum().backward()
 
-    # Of its gradient towards x, which is one product: the gradients towards the weight and towards the output, the
-    # latter carried back through the convolution to the weight and to x.
     assert counted(penalty) == 6 * (2 * (2 * NUM_VOXELS) * 27 * 4 * 6)
 
 
