@@ -18,6 +18,14 @@ from magvit_scale.config.data import (
     SourceConfig,
     WriteShardsConfig,
 )
+from magvit_scale.config.health import (
+    CodebookUseConfig,
+    HealthAction,
+    HealthConfig,
+    HealthRule,
+    commit_health,
+    vqgan_health,
+)
 from magvit_scale.config.launch import LaunchConfig, ResourcesConfig, StageConfig
 from magvit_scale.config.reading import Refusal, describe, dump, load, load_part, parse, refusals_end_the_program
 from magvit_scale.config.results import EvaluateConfig, GenerateConfig, ReportConfig
@@ -37,11 +45,15 @@ __all__ = [
     "TASKS",
     "CheckShardsConfig",
     "ClipsConfig",
+    "CodebookUseConfig",
     "CommitLossConfig",
     "DecodingConfig",
     "DiscriminatorConfig",
     "EvaluateConfig",
     "GenerateConfig",
+    "HealthAction",
+    "HealthConfig",
+    "HealthRule",
     "InflateConfig",
     "Inflation",
     "LaunchConfig",
@@ -64,6 +76,7 @@ __all__ = [
     "VQGANConfig",
     "VQGANLossConfig",
     "WriteShardsConfig",
+    "commit_health",
     "describe",
     "dump",
     "load",
@@ -71,4 +84,5 @@ __all__ = [
     "parse",
     "read_schedule",
     "refusals_end_the_program",
+    "vqgan_health",
 ]
