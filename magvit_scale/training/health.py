@@ -76,7 +76,7 @@ class Health:
 
         Args:
             step: steps completed; larger than at the last call.
-            values: by name; the same on every rank.
+            values: by name; the same on every rank, so none that the main rank alone has, such as validation's.
 
         Returns:
             What the loop must log and do. A rule that warns is found once when trouble begins and once when it is

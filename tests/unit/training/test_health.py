@@ -176,6 +176,23 @@ def test_a_break_in_the_log_of_a_value_does_not_end_its_streak() -> None:
     assert acts(health.observe(60, {"m": 2.0})) == [(60, "warn")]
 
 
+def test_a_value_on_its_bound_keeps_the_rule() -> None:
+    values = [1.0, 1.00001, 0.99999]
+    assert acts(watch(health_of(r=HealthRule(metric="m", above=1.0)), "m", values)) == [(40, "warn"), (60, "warn")]
+    assert acts(watch(health_of(r=HealthRule(metric="m", below=1.0)), "m", values)) == [(60, "warn")]
+
+
+def test_a_rollback_forgets_what_is_taken_back() -> None:
+    health = health_of(
+        jump=HealthRule(metric="m", above=9.0, patience=2, action="rollback"),
+        spike=HealthRule(metric="m", spike=2.0, window=3),
+    )
+    values = [1.0, 1.0, 1.0, 1.5, 1.75, 10.0, 10.0]
+    assert acts(watch(health, "m", values)) == [(120, "warn"), (140, "rollback")]
+    health.replay([logged_line((i + 1) * LOG_EVERY, {"m": value}) for i, value in enumerate(values)], until=60)
+    assert acts(watch(health, "m", [10.0, 1.0, 2.25], first=80)) == [(80, "warn"), (100, "warn"), (120, "warn")]
+
+
 def test_values_are_judged_as_they_are_logged() -> None:
     """1.0000004 is 1 in metrics.jsonl: what is found live must be what a replay finds."""
     assert as_logged(1.0000004) == 1.0

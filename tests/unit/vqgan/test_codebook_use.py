@@ -125,6 +125,11 @@ def test_dead_codes_move_onto_distinct_vectors_longest_dead_first() -> None:
     assert len({source[0] for source in sources}) == 4
 
 
+def test_of_equally_old_codes_the_first_move_where_vectors_are_few() -> None:
+    code_ids, _ = choose_revivals(torch.arange(3000) // 1500 + 7, vectors_of(400), dead_after=5, key=(0, 3))
+    assert code_ids.tolist() == list(range(1500, 1900))
+
+
 def test_the_draw_is_a_function_of_the_key_alone() -> None:
     vectors = vectors_of(1000)
     rows = {key: choose_revivals(AGE, vectors, 5, key)[1] for key in [(0, 3), (0, 4), (1, 3)]}
