@@ -1,0 +1,73 @@
+"""Programs that are asked to stop; test_signals.py starts, signals and reads them."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+
+from magvit_scale.training import signals
+from magvit_scale.training.signals import SIGNALS, StopRequest
+
+LONG_S = 60.0
+
+
+def say(*words: object) -> None:
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
+def wait_for(stop: StopRequest, num_signals: int) -> None:
+    deadline = time.monotonic() + LONG_S
+    while len(stop.received) < num_signals and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def alone() -> None:
+    """A run that nobody owns."""
+    with StopRequest() as stop:
+        say("ready")
+        wait_for(stop, 1)
+        say("saved after", stop.describe())
+        stop.pass_on(rank=0)
+
+
+def with_workers() -> None:
+    """Goes on with a loader of torch after its process group was asked to stop, then ends all children."""
+    from torch.utils.data import DataLoader
+
+    with StopRequest() as stop:
+        batches = iter(DataLoader(list(range(1000)), batch_size=1, num_workers=2, multiprocessing_context="fork"))
+        sleeper = multiprocessing.get_context("fork").Process(target=time.sleep, args=(LONG_S,), daemon=True)
+        sleeper.start()
+        next(batches)
+        say("ready")
+        wait_for(stop, len(SIGNALS))
+        say("batches", sum(1 for _ in batches))
+        say("sleeper", sleeper.is_alive())
+        sleeper.terminate()
+        sleeper.join(LONG_S)
+        say("sleeper", sleeper.is_alive())
+        stop.pass_on(rank=0)
+
+
+def owned(rank: str, *numbers: str) -> None:
+    """A rank of a job whose owner ignores SIGTERM and ends rank 0 at USR2, as submitit does."""
+
+    def requeue(number: int, frame: object) -> None:
+        say("owner requeues after", signal.Signals(number).name)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        sys.exit(-1)
+
+    signal.signal(signal.SIGTERM, lambda number, frame: say("owner ignores", signal.Signals(number).name))
+    signal.signal(signal.SIGUSR2, requeue)
+    signals.OWNER_PATIENCE_S = 0.3
+    with StopRequest() as stop:
+        for number in numbers:
+            os.kill(os.getpid(), signal.Signals[number])
+        say("saved after", stop.describe())
+        stop.pass_on(int(rank))
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,167 @@
+"""Requests to stop: what is remembered, who is asked to end the process, and what children make of signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import submitit
+
+from magvit_scale.training.signals import SIGNALS, StopRequest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "tests.unit.training.stopped", *arguments]
+    return subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, text=True, stdout=subprocess.PIPE)
+
+
+def run(*arguments: str) -> tuple[list[str], int]:
+    process = start(*arguments)
+    said, _ = process.communicate(timeout=60)
+    return said.splitlines(), process.returncode
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_remembered_and_nothing_else(number: signal.Signals) -> None:
+    with StopRequest() as stop:
+        assert not stop.is_requested
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop.is_requested
+        assert stop.received == [number, signal.SIGUSR1]
+        assert stop.describe() == number.name
+
+
+def test_afterwards_the_former_handlers_are_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    former = signal.signal(signal.SIGUSR2, lambda number, frame: calls.append(number))
+    try:
+        before = [signal.getsignal(number) for number in SIGNALS]
+        with StopRequest():
+            os.kill(os.getpid(), signal.SIGUSR2)
+        assert calls == []
+        assert [signal.getsignal(number) for number in SIGNALS] == before
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert calls == [signal.SIGUSR2]
+    finally:
+        signal.signal(signal.SIGUSR2, former)
+
+
+def test_it_belongs_to_the_main_thread() -> None:
+    errors: list[BaseException] = []
+
+    def enter() -> None:
+        try:
+            StopRequest().__enter__()
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert "main thread" in str(errors[0])
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_run_that_nobody_owns_ends_with_75(number: signal.Signals) -> None:
+    process = start("alone")
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert (said, process.returncode) == (f"saved after {number.name}\n", 75)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "status"),
+    [
+        (("0", "SIGUSR2"), ["saved after SIGUSR2", "owner requeues after SIGUSR2"], 255),
+        (("1", "SIGUSR2"), ["saved after SIGUSR2"], 0),
+        (("0", "SIGTERM", "SIGUSR2"),
+         ["saved after SIGTERM", "owner ignores SIGTERM", "owner requeues after SIGUSR2"], 255),
+        (("0", "SIGTERM"), ["saved after SIGTERM", "owner ignores SIGTERM"], 75),
+        (("1", "SIGTERM"), ["saved after SIGTERM"], 0),
+        (("0", "SIGUSR1"), ["saved after SIGUSR1"], 75),
+        (("0",), ["saved after a signal to another rank"], 75),
+    ],
+)  # fmt: skip
+def test_the_owner_of_the_job_is_asked_once_and_on_rank_0_only(
+    arguments: tuple[str, ...], said: list[str], status: int
+) -> None:
+    assert run("owned", *arguments) == (said, status)
+
+
+@pytest.mark.parametrize("is_in_a_thread", [False, True])
+def test_a_child_ignores_what_is_meant_for_its_parent_and_so_do_the_programs_it_starts(is_in_a_thread: bool) -> None:
+    statuses: list[int] = []
+
+    def fork() -> None:
+        if (pid := os.fork()) == 0:
+            ignored = [signal.getsignal(number) is signal.SIG_IGN for number in (signal.SIGUSR1, signal.SIGUSR2)]
+            os._exit(0 if ignored == [True, True] else 1)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    with StopRequest():
+        if is_in_a_thread:
+            thread = threading.Thread(target=fork)
+            thread.start()
+            thread.join()
+        else:
+            fork()
+    assert statuses == [0]
+
+
+def test_signals_to_the_whole_group_leave_workers_at_work_and_only_the_parent_ends_them() -> None:
+    process = start("with_workers")
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 3
+    for number in SIGNALS:
+        os.killpg(process.pid, number)
+    said, _ = process.communicate(timeout=60)
+    assert said.splitlines() == ["batches 999", "sleeper True", "sleeper False"]
+    assert process.returncode == 75
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+class Trainer:
+    """A job that saves when asked, and finds what it has saved when it starts again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.saved, self.started = folder / "saved", folder / "started"
+
+    def __call__(self) -> str:
+        if self.saved.exists():
+            return f"continued after {self.saved.read_text()}"
+        with StopRequest() as stop:
+            self.started.touch()
+            deadline = time.monotonic() + 60
+            while not stop.is_requested and time.monotonic() < deadline:
+                time.sleep(0.01)
+            self.saved.write_text(stop.describe())
+            return stop.pass_on(submitit.JobEnvironment().global_rank)
+
+    def checkpoint(self) -> Any:
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def test_submitit_requeues_the_job_after_it_has_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    executor = submitit.LocalExecutor(tmp_path / "logs")
+    executor.update_parameters(timeout_min=60)
+    job = executor.submit(Trainer(tmp_path))
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (task,) = psutil.Process(job._process.pid).children()
+    task.send_signal(signal.SIGUSR2)
+    assert job.result() == "continued after SIGUSR2"
