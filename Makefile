@@ -18,7 +18,7 @@ export PYTHONPATH := $(CURDIR)
 export VIDEOS ROOT MINUTES
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults bench-data check clean
+.PHONY: help install demo test faults bench-data bench-training check clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -33,12 +33,20 @@ demo: install  ## videos to generated clips in MINUTES=15; VIDEOS=FOLDER takes y
 test: install  ## every test that needs no GPU
 	$(BIN)/python -m pytest -q -m "not gpu"
 
-faults: install  ## only the tests that kill, damage, fill disks and cut connections
-	$(BIN)/python -m pytest -q tests/integration/test_*faults.py tests/integration/test_interruptions.py \
+faults: install  ## only the tests that kill, damage, fill disks and cut connections; 100 kills of training runs
+	MAGVIT_NUM_KILLS=$${MAGVIT_NUM_KILLS:-100} $(BIN)/python -m pytest -q tests/integration/test_*faults.py \
+		tests/integration/test_interruptions.py tests/integration/test_run_*.py tests/integration/test_elastic_runs.py \
 		tests/unit/data/test_remote.py tests/unit/data_prep/test_list_videos_killed.py
 
 bench-data: install  ## the data side beside its peers, three minutes; figures into docs/benchmarks.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.table
+
+bench-training: install  ## the training engine: loop, checkpoints, memory, precision; half an hour; into docs/benchmarks.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.engine
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.checkpoints
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.table
 
 check: $(INSTALLED)  ## style, types, import directions

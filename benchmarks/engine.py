@@ -25,9 +25,12 @@ from magvit_scale.commit.tasks import MASK_TOKEN, canvases_of
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.config import TrainCommitConfig, load
 from magvit_scale.training import distributed
+from magvit_scale.training.checkpoint import TrainingState
 from magvit_scale.training.flops import count_flops
 from magvit_scale.training.health import finite_guard
 from magvit_scale.training.loop import train
+from magvit_scale.training.ranks import Ranks
+from magvit_scale.training.run import Work as LoopWork
 from magvit_scale.training.throughput import Throughput
 
 ROOT = Path(__file__).parent
@@ -71,15 +74,16 @@ def demo_config(folder: Path) -> TrainCommitConfig:
 class Bench:
     """One model bare and one in an engine, and one batch for both."""
 
-    def __init__(self, config: TrainCommitConfig, ranks: distributed.Ranks):
+    def __init__(self, config: TrainCommitConfig, ranks: Ranks):
         self.config, self.ranks, self.folder = config, ranks, Path(config.run.folder)
         self.canvases = ("z", *canvases_of(config.tasks))
         self.batch = random_batch(config.run.global_batch_size, len(self.canvases))
         self.model, model = CommitTransformer(config.model), CommitTransformer(config.model)
         optim = config.optim
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=optim.learning_rate, betas=optim.betas)
-        self.engine = distributed.build_engine(model, decayed_parameters(model), config.run, optim, ranks)
-        self.guard = finite_guard(partial(distributed.any_over_ranks, device=ranks.device))
+        groups = decayed_parameters(model)
+        self.engine = distributed.build_engine("transformer", model, groups, config.run, optim, ranks)
+        self.guard = finite_guard(distributed.any_over_ranks)
 
     def bare(self) -> int:
         """Forward, backward, clipping, AdamW."""
@@ -105,7 +109,7 @@ class Bench:
 
     def update(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """One step of stage 2, as train-commit has it."""
-        return commit_step(self.engine, batch, step, self.config, self.canvases, self.guard)
+        return commit_step(self.engine, [batch], step, self.config, self.canvases, self.guard)
 
     def own(self) -> int:
         """Our steps, and nothing around them."""
@@ -150,15 +154,10 @@ class Bench:
         """A run of its own, whose checkpoint holds nothing."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             run = replace(self.config.run, folder=folder, steps=steps, checkpoint_every=steps)
-            train(
-                replace(self.config, run=run),
-                self.ranks,
-                engines={},
-                replicated={},
-                batches=batches,
-                update=update,
-                sample=lambda tracker, step: None,
+            work = LoopWork(
+                TrainingState({}, {}), batches, update, sample=lambda tracker, step: None, finish=tuple, data=""
             )
+            train(replace(self.config, run=run), self.ranks, work)
 
 
 def empty_throughput() -> int:
@@ -167,7 +166,7 @@ def empty_throughput() -> int:
     for step in range(EMPTY_STEPS):
         with throughput.waiting():
             pass
-        throughput.step_done()
+        throughput.step_done(("loss/total",))
         if step % 10 == 9:
             throughput.metrics()
     return EMPTY_STEPS

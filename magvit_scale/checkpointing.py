@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Granularity = Literal["none", "blocks", "stages"]
+from magvit_scale.config import Granularity
+
 Part = Literal["block", "stage"]
 
 RECOMPUTED: dict[Granularity, tuple[Part, ...]] = {

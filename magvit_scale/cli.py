@@ -13,6 +13,7 @@ VERBS = {
     "inflate": ("magvit_scale.inflate", "2D VQGAN -> 3D VQGAN"),
     "precompute-tokens": ("magvit_scale.precompute_tokens", "clip shards and a VQGAN -> token shards"),
     "train-commit": ("magvit_scale.train_commit", "token shards -> transformer for all ten tasks"),
+    "export": ("magvit_scale.export", "a checkpoint of a run -> model folders"),
     "generate": ("magvit_scale.generate", "task, condition clip and class -> videos"),
     "evaluate": ("magvit_scale.evaluate", "held-out clips -> results.json, every figure with its baseline"),
     "import-flax": ("magvit_scale.import_flax", "weights of the official code -> a model folder"),

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -96,6 +97,11 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> No
             f"expected {own.get(name, 'none')}"
         )
     model.load_state_dict(tensors)
+
+
+def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
+    """Shapes of a model's tensors by name; the model may be on the meta device."""
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def hash_model(folder: str | Path) -> str:

@@ -7,7 +7,6 @@ checkpoint. Never reads a pixel; the tokenizer is used only to show samples in T
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +21,16 @@ from magvit_scale.commit.validation import draw_validation_masks, masked_cross_e
 from magvit_scale.config import Refusal, TrainCommitConfig, TransformerConfig, parse
 from magvit_scale.data.clips import to_frames
 from magvit_scale.data.token_shards import TokenShards, to_token_ids, training_batches
+from magvit_scale.export import export_run
 from magvit_scale.pipeline import MagvitPipeline
-from magvit_scale.pretrained import hash_model, save_model
+from magvit_scale.pretrained import hash_model, shapes_of
 from magvit_scale.training import distributed
+from magvit_scale.training.checkpoint import TrainingState
+from magvit_scale.training.engine import Engine
 from magvit_scale.training.health import finite_guard
 from magvit_scale.training.loop import train
+from magvit_scale.training.ranks import Ranks
+from magvit_scale.training.run import Work
 from magvit_scale.training.schedule import learning_rate
 from magvit_scale.training.tracking import Tracker
 from magvit_scale.vqgan.autoencoder import VQGAN
@@ -45,24 +49,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = replace(given, model=resolve_model(given, shards))
     torch.manual_seed(config.run.seed)
     model = CommitTransformer(config.model)
-    engine = distributed.build_engine(model, decayed_parameters(model), config.run, config.optim, ranks)
-    guard = finite_guard(partial(distributed.any_over_ranks, device=ranks.device))
+    engine = distributed.build_engine("transformer", model, decayed_parameters(model), config.run, config.optim, ranks)
+    guard = finite_guard(distributed.any_over_ranks)
 
     def update(batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         rate = learning_rate(step, config.run.steps, config.optim)
-        distributed.set_learning_rate(engine, rate)
+        engine.set_learning_rate(rate)
         # Dropout is the one draw that torch makes: keyed like all others, so that a resume repeats it.
         torch.manual_seed(hash((config.run.seed, step, ranks.rank)))
         on_device = {name: tensor.to(ranks.device) for name, tensor in batch.items()}
         on_device["tokens"] = to_token_ids(on_device["tokens"])
-        metrics = commit_step(engine, on_device, step, config, shards.canvases, guard)
+        parts = {name: tensor.chunk(config.run.gradient_accumulation) for name, tensor in on_device.items()}
+        micro_batches = [dict(zip(parts, part, strict=True)) for part in zip(*parts.values(), strict=True)]
+        metrics = commit_step(engine, micro_batches, step, config, shards.canvases, guard)
         return metrics | {"optim/learning_rate": torch.tensor(rate, device=ranks.device)}
 
-    train(
-        config,
-        ranks,
-        engines={"transformer": engine},
-        replicated={},
+    work = Work(
+        state=TrainingState(partitioned={"transformer": engine}, replicated={}),
         batches=lambda start: training_batches(
             shards,
             seed=config.run.seed,
@@ -70,14 +73,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             rank=ranks.rank,
             world_size=ranks.world_size,
             start_step=start,
-            steps=config.run.steps - start,
+            steps=config.run.steps,
         ),
         update=update,
-        sample=partial(show_samples, config, model),
+        sample=partial(show_samples, config, engine, ranks),
+        finish=partial(export_run, config.run.folder),
+        data=shards.hash,
     )
-    if ranks.is_main:
-        save_model(model, config.model, Path(config.run.folder) / "export")
-    distributed.barrier()
+    train(config, ranks, work)
     distributed.stop()
 
 
@@ -113,16 +116,22 @@ def resolve_model(config: TrainCommitConfig, shards: TokenShards) -> Transformer
     return replace(config.model, **decided, num_condition_tokens=room_for_conditions(config, shards.latent_shape))
 
 
-def show_samples(config: TrainCommitConfig, model: CommitTransformer, tracker: Tracker, step: int) -> None:
-    """Held-out cross-entropy of every task, and generated clips, in TensorBoard."""
+def show_samples(config: TrainCommitConfig, engine: Engine, ranks: Ranks, tracker: Tracker | None, step: int) -> None:
+    """Held-out cross-entropy of every task, and generated clips, in TensorBoard. Collective."""
     if config.validation_tokens is None:
         return
+    with torch.device("meta"):
+        model = CommitTransformer(config.model)
+    weights = distributed.gather(engine.masters(), shapes_of(model), ranks)
+    if tracker is None:
+        return
+    model.load_state_dict(weights, assign=True)
+    model.eval()
     shards = open_shards(config.validation_tokens, config)
     count = min(NUM_VALIDATION_CLIPS, shards.num_clips)
     tokens, labels = shards.batch(range(count), [0] * count)
     is_masked = draw_validation_masks(count, tokens[0, 0].numel(), config.run.seed)
-    device = next(model.parameters()).device
-    tokens, labels, is_masked = tokens.to(device), labels.to(device), is_masked.to(device)
+    tokens, labels, is_masked = tokens.to(ranks.device), labels.to(ranks.device), is_masked.to(ranks.device)
     losses = {
         task: masked_cross_entropy(model, tokens, labels, task, is_masked, shards.canvases)
         for task in dict.fromkeys(config.tasks)
@@ -142,7 +151,6 @@ def show_clips(
     step: int,
 ) -> None:
     """For every task: the detokenized clip over what the model generates, as a moving picture."""
-    model.eval()
     pipeline = MagvitPipeline(VQGAN.from_pretrained(config.tokenizer).to(tokens.device), model)
     tokens, labels = tokens[:NUM_SHOWN_CLIPS], labels[:NUM_SHOWN_CLIPS]
     real = pipeline.tokenizer.detokenize(tokens[:, 0])
@@ -150,4 +158,3 @@ def show_clips(
         condition = tokens[:, canvas_index(task, canvases, model.config)]
         fake = pipeline.generate_from_tokens(task, condition, labels, len(labels), seed=config.run.seed).clips
         tracker.clips(step, f"generated/{task}", to_frames(torch.cat([real, fake], dim=3)))
-    model.train()

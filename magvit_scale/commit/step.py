@@ -60,7 +60,7 @@ def condition_of_batch(
 
 def commit_step(
     engine: Any,
-    batch: Mapping[str, Tensor],
+    micro_batches: Sequence[Mapping[str, Tensor]],
     step: int,
     config: TrainCommitConfig,
     canvases: Sequence[str],
@@ -69,17 +69,30 @@ def commit_step(
     """Updates the transformer on this rank's part of a batch. Collective: every rank must call.
 
     Args:
-        engine: a DeepSpeed engine around CommitTransformer, or anything with `module`, `backward` and `step`.
-        batch: `tokens` 'b canvases t h w', `label` 'b', and `position` 'b', the samples' places in the data order,
-            which key the draws; all int64.
+        engine: a `training.engine.Engine` around CommitTransformer, or anything with its `module`, `backward`, `step`.
+        micro_batches: `tokens` 'b canvases t h w', `label` 'b', and `position` 'b', the samples' places in the data
+            order, which key the draws; all int64, equally many samples in each.
         step: steps completed.
         config: of the run, the model's fields filled in.
         canvases: names along the canvas axis.
         guard: collective; raises where a value is not finite.
 
     Returns:
-        This rank's scalars by TensorBoard name, nats per token.
+        This rank's scalars by TensorBoard name, nats per token, means over the micro-batches.
     """
+    found = []
+    for batch in micro_batches:
+        losses = _compute_losses(engine, batch, step, config, canvases)
+        guard({"loss/total": losses["loss/total"]})
+        engine.backward(losses["loss/total"])
+        found.append({name: loss.detach() for name, loss in losses.items()})
+    means = {name: torch.stack([losses[name] for losses in found]).mean(dim=0) for name in found[0]}
+    return means | {"optim/gradient_norm_transformer": engine.step()}
+
+
+def _compute_losses(
+    engine: Any, batch: Mapping[str, Tensor], step: int, config: TrainCommitConfig, canvases: Sequence[str]
+) -> dict[str, Tensor]:
     tokens, positions, model = batch["tokens"], batch["position"].tolist(), engine.module
     tasks = draw_tasks(config, step, positions)
     condition = condition_of_batch(tokens, tasks, canvases, config.model)
@@ -89,11 +102,8 @@ def commit_step(
     prompt = build_prompt(tasks, batch["label"], config.model)
     logits = engine(model.build_sequence(*prompt, assignment.inputs, condition.before))
     loss = compute_commit_loss(model.at_latents(logits), targets, assignment, config.loss)
-    guard({"loss/total": loss.total})
-    engine.backward(loss.total)
-    engine.step()
     return {
-        "loss/total": loss.total.detach(),
+        "loss/total": loss.total,
         "loss/refine": loss.refine,
         "loss/mask": loss.mask,
         "loss/reconstruct": loss.reconstruct,

@@ -146,7 +146,7 @@ class CommitTransformer(Recomputing):
         classes = self.codebook_size + torch.where(labels < 0, self.num_classes, labels)
         prefix = [task_tokens, classes] if self.config.multi_task else [classes]
         if before is not None and before.shape[1] > (
-            most := len(self.position.weight) - self.num_latents - len(prefix)
+            most := self.position.num_embeddings - self.num_latents - len(prefix)
         ):
             raise Refusal(
                 f"{before.shape[1]} tokens of condition and separator before the latents, the transformer has room for "

@@ -27,9 +27,18 @@ from magvit_scale.config.health import (
     vqgan_health,
 )
 from magvit_scale.config.launch import LaunchConfig, ResourcesConfig, StageConfig
-from magvit_scale.config.reading import Refusal, describe, dump, load, load_part, parse, refusals_end_the_program
-from magvit_scale.config.results import EvaluateConfig, GenerateConfig, ReportConfig
-from magvit_scale.config.training import OptimConfig, RunConfig
+from magvit_scale.config.reading import (
+    Refusal,
+    describe,
+    dump,
+    load,
+    load_part,
+    parse,
+    refusals_end_the_program,
+    to_yaml,
+)
+from magvit_scale.config.results import EvaluateConfig, ExportConfig, GenerateConfig, ReportConfig
+from magvit_scale.config.training import MAY_CHANGE, Granularity, OptimConfig, Precision, RunConfig
 from magvit_scale.config.vqgan import (
     DiscriminatorConfig,
     InflateConfig,
@@ -42,6 +51,7 @@ from magvit_scale.config.vqgan import (
 )
 
 __all__ = [
+    "MAY_CHANGE",
     "TASKS",
     "CheckShardsConfig",
     "ClipsConfig",
@@ -50,7 +60,9 @@ __all__ = [
     "DecodingConfig",
     "DiscriminatorConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "GenerateConfig",
+    "Granularity",
     "HealthAction",
     "HealthConfig",
     "HealthRule",
@@ -62,6 +74,7 @@ __all__ = [
     "OptimConfig",
     "Padding",
     "Perceptual",
+    "Precision",
     "PrecomputeTokensConfig",
     "Refusal",
     "ReportConfig",
@@ -84,5 +97,6 @@ __all__ = [
     "parse",
     "read_schedule",
     "refusals_end_the_program",
+    "to_yaml",
     "vqgan_health",
 ]

@@ -1,9 +1,10 @@
 """Stage 2: tasks, transformer, COMMIT, decoding."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from magvit_scale.config.health import HealthConfig, commit_health
 from magvit_scale.config.reading import Refusal, refuse_below_one
 from magvit_scale.config.training import OptimConfig, RunConfig
 
@@ -82,6 +83,7 @@ class TrainCommitConfig:
     """True: the paper's order, one task for a whole batch; false: a task per sample."""
     mask_count: Literal["floor", "ceil"] = "floor"
     """Rounding of the number of masked tokens: `floor` the released code, `ceil` the paper."""
+    health: HealthConfig = field(default_factory=commit_health)
     validation_tokens: str | None = None
     """Token shards whose cross-entropy per task is logged at run.sample_every; null switches it off."""
 

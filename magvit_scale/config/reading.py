@@ -101,7 +101,12 @@ def _read(source: Source | list[str]) -> Any:
 
 def dump(config: Any, path: str | Path) -> None:
     """Writes a configuration as YAML that `load` reads back to an equal one."""
-    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    Path(path).write_text(to_yaml(config))
+
+
+def to_yaml(config: Any) -> str:
+    """The text that `dump` writes."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def describe(schema: type) -> str:

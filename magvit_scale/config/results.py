@@ -53,6 +53,20 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """magvit export: a checkpoint of a training run, of any ZeRO stage and world size -> model folders. One process, no
+    GPU.
+    """
+
+    run: str
+    """Run folder of train-vqgan or train-commit."""
+    step: int | None = None
+    """Which checkpoint; null takes the newest complete one."""
+    output: str | None = None
+    """Folder that receives config.json and model.safetensors; null takes the run folder's export/."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """magvit report: run folders -> one self-contained HTML page."""
 

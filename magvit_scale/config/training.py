@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from magvit_scale.config.reading import refuse_below_one
+from magvit_scale.config.reading import Refusal, refuse_below_one
+
+Granularity = Literal["none", "blocks", "stages"]
+Precision = Literal["fp32", "bf16", "fp16"]
+MAY_CHANGE = (
+    "run.folder", "run.gradient_accumulation", "run.log_every", "run.sample_every", "run.checkpoint_every",
+    "run.keep_", "run.best_is", "run.deepspeed", "run.activation_checkpointing", "run.dead_after_s", "run.hang_after_s",
+    "run.profile_steps", "discriminator_deepspeed", "health.", "verify_tokens", "clips.num_workers", "clips.cache",
+)  # fmt: skip
+"""How keys begin that may differ between the starts of one run: they change how it is computed, and not what."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +38,8 @@ class RunConfig:
     """Optimiser steps from start to end."""
     global_batch_size: int
     """Samples per optimiser step over all ranks."""
+    gradient_accumulation: int = 1
+    """Micro-batches per optimiser step: each rank works on its samples in so many parts, one after the other."""
     seed: int = 0
     log_every: int = 20
     """Steps."""
@@ -38,11 +49,41 @@ class RunConfig:
     """Steps."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    keep_every: int = 0
+    """Checkpoints of steps that this divides are kept as well; 0: none."""
+    keep_best: str | None = None
+    """A logged value, as validation/CG: the checkpoint with the best one is kept as well; null: none."""
+    best_is: Literal["lowest", "highest"] = "lowest"
+    precision: Precision = "fp32"
+    """Of activations and their gradients; weights, moments, sums of gradients, losses and averages are float32 always.
+    `fp16` scales its losses by itself."""
+    activation_checkpointing: Granularity = "none"
+    """What is computed again in the backward pass instead of being kept: `blocks`, the inside of every block; `stages`,
+    that of every resolution, or of a group of transformer layers."""
+    compile: bool = False
+    """Compiles generator or transformer with torch.compile, which takes minutes once; not under ZeRO stage 3. The
+    discriminator stays as it is: r1 differentiates it twice."""
+    dead_after_s: float = 60.0
+    """Seconds of silence after which another process counts as dead and ends the run."""
+    hang_after_s: float = 1800.0
+    """Seconds in which no process moves on, after which the one furthest behind is named and the run ended; longer than
+    the longest checkpoint or sample, at most 10,000; 0 switches it off."""
+    profile_steps: tuple[int, int] | None = None
+    """First and last step, as metrics.jsonl counts them, that torch's profiler traces into run.folder/profile; null:
+    none."""
     deepspeed: str = "configs/deepspeed/zero2.json"
     """DeepSpeed's own file; batch, learning rate, clipping and precision are set from here and must not be in it."""
 
     def __post_init__(self) -> None:
         """Refuses counts that no run can have."""
-        names = ("steps", "global_batch_size", "log_every", "checkpoint_every", "keep_checkpoints")
+        names = ("steps", "global_batch_size", "gradient_accumulation", "log_every", "checkpoint_every",
+                 "keep_checkpoints")  # fmt: skip
         refuse_below_one("run", {name: getattr(self, name) for name in names})
+        first, last = self.profile_steps or (1, 1)
+        if not 1 <= first <= last:
+            raise Refusal(f"run.profile_steps=[{first},{last}]: expected the first and the last step, from 1 on")
+        if not 0 <= self.hang_after_s <= 10_000 or self.dead_after_s <= 0:
+            raise Refusal(
+                f"run.hang_after_s={self.hang_after_s}, run.dead_after_s={self.dead_after_s}: expected 0 to 10,000 "
+                "seconds, and more than 0"
+            )

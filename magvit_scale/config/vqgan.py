@@ -1,9 +1,10 @@
 """Stage 1: the tokenizer, its losses, its inflation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from magvit_scale.config.data import ClipsConfig
+from magvit_scale.config.health import CodebookUseConfig, HealthConfig, vqgan_health
 from magvit_scale.config.reading import Refusal, refuse_below_one
 from magvit_scale.config.training import OptimConfig, RunConfig
 
@@ -70,6 +71,9 @@ class VQGANLossConfig:
     AlexNet, for demos and tests only. Trained weights are read from the folder of the environment variable
     MAGVIT_WEIGHTS, or from ~/.cache/magvit_scale/weights."""
     adversarial_weight: float = 0.1
+    adaptive_weight: bool = False
+    """Also weighs the adversarial loss so that its gradient is as large as that of the others, as VQGAN does; MAGVIT
+    does not."""
     adversarial_start: int = 0
     """First step with a discriminator; = run.steps trains without one."""
     r1_weight: float = 10.0
@@ -92,6 +96,10 @@ class TrainVQGANConfig:
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: VQGANLossConfig = VQGANLossConfig()
     optim: OptimConfig = OptimConfig()
+    health: HealthConfig = field(default_factory=vqgan_health)
+    codebook_use: CodebookUseConfig = field(default_factory=CodebookUseConfig)
+    discriminator_deepspeed: str | None = None
+    """DeepSpeed's file for the discriminator; null takes run.deepspeed."""
     init: str | None = None
     """Export folder to start from, for instance that of `magvit inflate`; null starts from random weights."""
 

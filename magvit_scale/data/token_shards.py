@@ -142,7 +142,9 @@ class TokenShards(TokenFacts):
         if not (_are_below(indices, self.num_clips) and _are_below(views, self.views)):
             raise IndexError(f"expected clips in [0, {self.num_clips}) and views in [0, {self.views})")
         shards = np.searchsorted(self._starts, indices, side="right") - 1
-        places = begins[shards] + ((indices - self._starts[shards]) * self.views + views) * memory.itemsize
+        # Where clip 0 of all shards would be, if this clip's shard reached back to it.
+        origins = begins - self._starts[:-1] * (self.views * memory.itemsize)
+        places = origins[shards] + (indices * self.views + views) * memory.itemsize
         return (memory[batch].view(np.uint16).reshape(-1, *shape) for batch in places)
 
     def batch(self, indices: Sequence[int], views: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -188,6 +190,8 @@ def draw_views(num_views: int, seed: int, positions: Numbers) -> Numbers:
     """The view shown at each position: uniform in [0, num_views), a function of (seed, position) alone."""
     key = hashlib.blake2b(f"token view {seed}".encode(), digest_size=8).digest()
     # SplitMix64: any place of its stream is reached at once, for a whole array of places.
+    if num_views == 1:
+        return np.zeros(positions.shape, np.int64)
     words = positions.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.frombuffer(key, "<u8")
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

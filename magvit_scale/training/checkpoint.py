@@ -1,65 +1,150 @@
-"""Checkpoints that a kill at any moment cannot spoil: written aside, fsynced, COMPLETE last, renamed.
+"""Checkpoints that a kill at any moment cannot spoil, written while training goes on: aside, fsynced, COMPLETE last,
+renamed.
 
-`checkpoints/step_00001000/` holds rank_00000.safetensors per rank (slices of engine state), replicated.safetensors
-(modules that are the same on every rank: EMA, LeCam) and COMPLETE, the list of files with their sizes. Only
-safetensors and JSON.
+`checkpoints/step_00001000/` holds everything that a run needs to go on, anywhere: rank_00000.safetensors per rank
+(slices of weights, moments and averages), replicated.safetensors (what is the same on every rank), state.json (step,
+place in the data, counters, versions), config.yaml and COMPLETE, the list of files with their sizes. Only safetensors,
+JSON and YAML; what is read are slices, so any ZeRO stage and world size continues from any other's.
+
+Every rank copies what it owns, and a thread of its own writes the copy; ranks meet in the folder and not in a
+collective, so nothing waits for the disk.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from magvit_scale.config import Refusal
-from magvit_scale.training.engine_state import num_updates, owned_slices, restore
+from magvit_scale.files import write_text
+from magvit_scale.training.ranks import Ranks
+from magvit_scale.training.retention import Retention, prune
+from magvit_scale.training.slices import Read, open_slices, write_tensors
+
+POLL_INTERVAL_S = 0.02
+
+
+class Partitioned(Protocol):
+    """State of which every rank holds a part: an engine, an average."""
+
+    def owned_slices(self) -> Iterator[tuple[str, int, Tensor]]:
+        """(tensor name, first element, flat float32 view); together the ranks cover every tensor once."""
+
+    def facts(self) -> dict[str, float]:
+        """Numbers beside it, the same on every rank."""
+
+    def restore(self, facts: dict[str, float], read: Read) -> None:
+        """Takes over what another one wrote. Collective."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything a run must carry over: engines by name, and modules that every rank holds whole."""
+    """Everything a run must carry over."""
 
-    engines: dict[str, Any]
-    replicated: dict[str, nn.Module]
-    rank: int
-    world_size: int
-    barrier: Callable[[], None]
+    partitioned: Mapping[str, Partitioned]
+    replicated: Mapping[str, nn.Module]
+    """With state that every rank holds whole."""
 
 
-def save(folder: Path, step: int, state: TrainingState, keep: int) -> None:
-    """Writes `folder`/step_XXXXXXXX and points `latest` at it, then removes all but the newest `keep`. Collective."""
-    target, aside = folder / f"step_{step:08d}", folder / f"step_{step:08d}.tmp"
-    if state.rank == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    state.barrier()
-    slices = {
-        f"{engine_name}/{name}@{start}": view.detach().cpu().contiguous().clone()
-        for engine_name, engine in state.engines.items()
-        for name, start, view in owned_slices(engine, state.rank, state.world_size)
-    }
-    _write(slices, aside / f"rank_{state.rank:05d}.safetensors")
-    if state.rank == 0:
-        _write(_replicated_tensors(state), aside / "replicated.safetensors")
-    state.barrier()
-    if state.rank == 0:
-        _commit(aside, target, step)
-        _prune(folder, keep)
-    state.barrier()
+class Writer:
+    """Writes the checkpoints of one run, one at a time.
 
+    Args:
+        folder: the run's checkpoints.
+        state: what is written.
+        ranks: of `distributed.start`.
+        barrier: collective; makes the ranks wait for each other.
+        retention: which checkpoints stay.
+    """
 
-def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint, or None; one whose files do not match its COMPLETE list is passed over."""
-    return next((path for path in _newest_first(folder) if _is_complete(path)), None)
+    def __init__(
+        self, folder: Path, state: TrainingState, ranks: Ranks, barrier: Callable[[], None], retention: Retention
+    ):
+        self.folder, self.state, self.ranks = folder, state, ranks
+        self._barrier, self._retention = barrier, retention
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._copies: dict[str, Tensor] = {}
+        self._closed = threading.Event()
+
+    def save(self, about: Mapping[str, Any], config: str) -> None:
+        """Begins a checkpoint; returns when the state is copied and may change again. Collective.
+
+        Args:
+            about: JSON for state.json; `step` is the number of optimiser steps completed.
+            config: text of config.yaml.
+        """
+        self.wait()
+        aside = self.folder / f"{_name(about['step'])}.tmp"
+        if self.ranks.is_main:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+        self._barrier()
+        slices = {
+            (key := f"{part}/{name}@{first}"): self._copy(key, view)
+            for part, owner in self.state.partitioned.items()
+            for name, first, view in owner.owned_slices()
+        }
+        files = {"config.yaml": config, "state.json": json.dumps({**about, "facts": _facts(self.state)}, indent=1)}
+        replicated = _replicated(self.state) if self.ranks.is_main else {}
+        self._writing = self._pool.submit(self._write, aside, slices, replicated, files)
+
+    def _copy(self, key: str, view: Tensor) -> Tensor:
+        """Into memory of the host that is kept from one checkpoint to the next: most of the time of a copy into new
+        memory is spent on getting it.
+        """
+        if key not in self._copies:
+            self._copies[key] = torch.empty(view.shape, dtype=view.dtype, pin_memory=view.is_cuda)
+        return self._copies[key].copy_(view.detach())
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this rank's thread is at work."""
+        return self._writing is not None and not self._writing.done()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether this rank's thread has ended with an error, which `wait` raises."""
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
+
+    def wait(self) -> None:
+        """Waits until this rank has nothing to write; the main rank until the checkpoint is complete.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def close(self) -> None:
+        """Ends the thread, once its files are written: one that waits for a lost rank would keep this process."""
+        self._closed.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _write(
+        self, aside: Path, slices: dict[str, Tensor], replicated: dict[str, Tensor], files: dict[str, str]
+    ) -> None:
+        write_tensors(slices, aside / f"rank_{self.ranks.rank:05d}.safetensors")
+        if not self.ranks.is_main:
+            return
+        write_tensors(replicated, aside / "replicated.safetensors")
+        for name, text in files.items():
+            write_text(aside / name, text)
+        while len(list(aside.glob("rank_*.safetensors"))) < self.ranks.world_size:
+            if self._closed.wait(POLL_INTERVAL_S):
+                return
+        _commit(aside)
+        prune(self.folder, self._retention)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -67,50 +152,54 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step_"))
 
 
+def about(checkpoint: Path) -> dict[str, Any]:
+    """Its state.json."""
+    return dict(json.loads((checkpoint / "state.json").read_text()))
+
+
 def load(checkpoint: Path, state: TrainingState) -> None:
-    """Fills freshly built engines and modules; any ZeRO stage 0 to 2 and world size reads any other's. No collective.
+    """Fills freshly built engines, averages and modules. Collective.
 
     Raises:
         Refusal: the checkpoint lacks a tensor of this run.
     """
+    facts = about(checkpoint)["facts"]
     tensors = load_file(checkpoint / "replicated.safetensors")
     for name, module in state.replicated.items():
-        own = {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
-        module.load_state_dict(own)
-    with ExitStack() as stack:
-        pieces = _index(checkpoint, stack)
-        for name, engine in state.engines.items():
-            restore(engine, int(tensors[f"{name}/updates"]), partial(_read, pieces, name))
+        module.load_state_dict({k.removeprefix(f"{name}/"): t for k, t in tensors.items() if k.startswith(f"{name}/")})
+    with open_slices(checkpoint) as read:
+        for name, part in state.partitioned.items():
+            part.restore(facts[name], partial(_read_of, read, name))
 
 
-def _write(tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:  # safetensors' own word for a disk that is full
-        raise OSError(f"{path}: {error}; the older checkpoints are whole: free some space and start again") from error
+def _read_of(read: Read, part: str, name: str, first: int, length: int) -> Tensor:
+    return read(f"{part}/{name}", first, length)
 
 
-def _replicated_tensors(state: TrainingState) -> dict[str, Tensor]:
-    updates = {f"{name}/updates": torch.tensor(num_updates(engine)) for name, engine in state.engines.items()}
-    return updates | {
-        f"{name}/{key}": tensor.detach().cpu().contiguous().clone()
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def _facts(state: TrainingState) -> dict[str, dict[str, float]]:
+    return {name: part.facts() for name, part in state.partitioned.items()}
+
+
+def _replicated(state: TrainingState) -> dict[str, Tensor]:
+    return {
+        f"{name}/{key}": tensor.detach().to("cpu", copy=True).contiguous()
         for name, module in state.replicated.items()
         for key, tensor in module.state_dict().items()
     }
 
 
-def _commit(aside: Path, target: Path, step: int) -> None:
-    files = sorted(path for path in aside.iterdir())
-    for path in files:
-        _fsync(path)
-    complete = aside / "COMPLETE"
-    complete.write_text(json.dumps({"step": step, "files": {path.name: path.stat().st_size for path in files}}))
-    _fsync(complete)
+def _commit(aside: Path) -> None:
+    sizes = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
+    target = aside.with_suffix("")
+    write_text(aside / "COMPLETE", json.dumps({"files": sizes}))
+    _fsync(aside)
     shutil.rmtree(target, ignore_errors=True)
     os.rename(aside, target)
-    pointer = target.parent / "latest.tmp"
-    pointer.write_text(target.name)
-    os.replace(pointer, target.parent / "latest")
+    write_text(target.parent / "latest", target.name)
     _fsync(target.parent)
 
 
@@ -120,54 +209,3 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.glob("step_*") if path.suffix != ".tmp"), reverse=True)
-
-
-def _is_complete(path: Path) -> bool:
-    try:
-        files = json.loads((path / "COMPLETE").read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):  # missing, cut short, or no such list
-        return False
-    return all((path / name).is_file() and (path / name).stat().st_size == size for name, size in files.items())
-
-
-def _prune(folder: Path, keep: int) -> None:
-    kept = [path for path in _newest_first(folder) if _is_complete(path)][:keep]
-    for path in _newest_first(folder):
-        if path not in kept:
-            shutil.rmtree(path)
-
-
-Pieces = dict[str, list[tuple[int, Any, str]]]
-
-
-def _index(checkpoint: Path, stack: ExitStack) -> Pieces:
-    """Tensor name -> its slices, by first element, over the files of all ranks."""
-    pieces: Pieces = {}
-    for path in sorted(checkpoint.glob("rank_*.safetensors")):
-        file = stack.enter_context(safe_open(path, framework="pt"))
-        for key in file.keys():  # noqa: SIM118
-            name, start = key.rsplit("@", 1)
-            pieces.setdefault(name, []).append((int(start), file, key))
-    return {name: sorted(parts, key=lambda part: part[0]) for name, parts in pieces.items()}
-
-
-def _read(pieces: Pieces, engine: str, key: str, start: int, length: int) -> Tensor:
-    """Elements [start, start + length) of an engine's tensor, joined from the slices that overlap it."""
-    name = f"{engine}/{key}"
-    parts = list(_overlaps(pieces.get(name, []), start, start + length))
-    joined = torch.cat(parts) if parts else torch.empty(0)
-    if joined.numel() != length:
-        raise Refusal(f"checkpoint holds {joined.numel()} of {length} elements of {name}; it is of another model")
-    return joined
-
-
-def _overlaps(parts: Iterable[tuple[int, Any, str]], start: int, stop: int) -> Iterable[Tensor]:
-    for first, file, key in parts:
-        piece = file.get_slice(key)
-        last = first + piece.get_shape()[0]
-        if first < stop and last > start:
-            yield piece[max(start - first, 0) : min(stop, last) - first]

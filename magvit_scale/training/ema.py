@@ -1,26 +1,53 @@
 """Exponential moving average of a model's parameters (spec section 4.4)."""
 
-import copy
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from magvit_scale.training.engine import Engine
+from magvit_scale.training.slices import Read
 
 
-class ExponentialMovingAverage(nn.Module):
-    """A float32 copy of a model that follows it: average = decay * average + (1 - decay) * model, no bias correction.
+class ExponentialMovingAverage:
+    """Follows an engine's float32 master weights: average = decay * average + (1 - decay) * weight, no bias correction.
 
-    Every rank holds the whole average; ZeRO stages 0 to 2 keep whole parameters on every rank, so the copies stay
-    equal.
+    An average of numbers is one of slices as well, so every rank follows only what it writes into a checkpoint: at any
+    ZeRO stage the ranks together hold one copy, and `update` needs no communication.
+
+    Args:
+        engine: whose weights are followed.
+        decay: share that stays, per optimiser step.
+        start: whole tensors by parameter name; None starts from the engine's weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        super().__init__()
+    def __init__(self, engine: Engine, decay: float, start: Mapping[str, Tensor] | None = None):
         self.decay = decay
-        self.average = copy.deepcopy(model).float().eval().requires_grad_(False)
+        self._names, self._weights, self._averages = [], [], []
+        for name, first, weight in engine.masters():
+            self._names.append((name, first))
+            self._weights.append(weight)
+            self._averages.append(weight.clone() if start is None else _part(start[name], first, weight))
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Moves the average towards `model`, once per optimiser step."""
-        averages: list[Tensor] = list(self.average.parameters())
-        values = [parameter.float() for parameter in model.parameters()]
-        torch._foreach_lerp_(averages, values, 1 - self.decay)
+    def update(self) -> None:
+        """Moves the average towards the weights, once per optimiser step. Every rank must call; none waits."""
+        torch._foreach_lerp_(self._averages, self._weights, 1 - self.decay)
+
+    def owned_slices(self) -> Iterator[tuple[str, int, Tensor]]:
+        """(parameter, first element, flat float32 view) of what this rank writes."""
+        yield from ((name, first, average) for (name, first), average in zip(self._names, self._averages, strict=True))
+
+    def facts(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def restore(self, facts: dict[str, float], read: Read) -> None:
+        """Takes over the slices of another one, of any ZeRO stage and world size. Every rank must call; none waits."""
+        for name, first, average in self.owned_slices():
+            average.copy_(read(name, first, average.numel()))
+
+
+def _part(whole: Tensor, first: int, like: Tensor) -> Tensor:
+    part = whole.flatten()[first : first + like.numel()]
+    return part.to(like.device, torch.float32, copy=True)

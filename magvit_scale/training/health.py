@@ -16,10 +16,14 @@ from magvit_scale.config import HealthAction, HealthConfig, HealthRule, Refusal
 
 
 class NotFiniteError(Refusal):
-    """A loss or gradient is not finite. Raised on every rank at the same step, before any update of it."""
+    """A loss or gradient is not finite. Raised on every rank at the same step, before the update that it spoils."""
+
+    def __init__(self, what: str):
+        advice = "lower optim.learning_rate or look at the data"
+        super().__init__(f"{what} is not finite; the update was not made; {advice}")
 
 
-def finite_guard(any_over_ranks: Callable[[bool], bool]) -> Callable[[Mapping[str, Tensor]], None]:
+def finite_guard(any_over_ranks: Callable[[bool], list[bool]]) -> Callable[[Mapping[str, Tensor]], None]:
     """Builds the check that a step makes before it updates anything.
 
     Args:
@@ -32,11 +36,8 @@ def finite_guard(any_over_ranks: Callable[[bool], bool]) -> Callable[[Mapping[st
 
     def guard(values: Mapping[str, Tensor]) -> None:
         broken = [name for name, value in values.items() if not torch.isfinite(value).all()]
-        if any_over_ranks(bool(broken)):
-            what = ", ".join(broken) or "a value of another rank"
-            raise NotFiniteError(
-                f"{what} is not finite; the update was not made; lower optim.learning_rate or look at the data"
-            )
+        if any(any_over_ranks(bool(broken))):
+            raise NotFiniteError(", ".join(broken) or "a value of another rank")
 
     return guard
 

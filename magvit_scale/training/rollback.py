@@ -25,19 +25,24 @@ class Rollback:
     """Step of the checkpoint from which the run went on; 0 for the start."""
 
 
-def read_rollbacks(folder: Path) -> list[Rollback]:
-    """All rollbacks of a run folder, oldest first."""
+def text(folder: Path) -> str:
+    """What a run folder's rollbacks.jsonl holds; nothing where there is none. Main rank, which tells the others."""
     path = folder / FILE
-    return [Rollback(**json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []
+    return path.read_text() if path.is_file() else ""
 
 
-def record_rollback(folder: Path, rollback: Rollback) -> None:
+def parse(lines: str) -> list[Rollback]:
+    """All rollbacks in such a text, oldest first."""
+    return [Rollback(**json.loads(line)) for line in lines.splitlines()]
+
+
+def record(folder: Path, rollback: Rollback) -> None:
     """Adds one, written aside and renamed. Main rank only, after the newer checkpoints were deleted: killed between
     the two, the run comes to the same trouble and rolls back again; the other way round it would go on behind it.
     """
     aside = folder / f"{FILE}.tmp"
     with aside.open("w") as file:
-        file.writelines(json.dumps(asdict(one)) + "\n" for one in [*read_rollbacks(folder), rollback])
+        file.writelines(json.dumps(asdict(one)) + "\n" for one in [*parse(text(folder)), rollback])
         file.flush()
         os.fsync(file.fileno())
     aside.replace(folder / FILE)

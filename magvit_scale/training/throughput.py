@@ -7,7 +7,7 @@ returns, and waiting for it would slow the run. A log reads values from the GPU 
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -44,6 +44,7 @@ class Throughput:
         self.device = device or torch.device("cpu")
         self.peak_flops, self.flops_per_step = peak_flops, 0.0
         self._clock = clock
+        self._names: frozenset[str] | None = None
         self._restart()
 
     @contextmanager
@@ -62,9 +63,17 @@ class Throughput:
         self._finish_queued()
         self._paused_s += self._clock() - start
 
-    def step_done(self) -> None:
-        """After every optimiser step."""
+    @property
+    def counts_next(self) -> bool:
+        """Whether the next step's operations should be counted: the first one, and the next when the scalars that a
+        step gives have other names, as it did other work then.
+        """
+        return self._names is None
+
+    def step_done(self, names: Collection[str]) -> None:
+        """After every optimiser step; `names` are those of its scalars."""
         self._steps += 1
+        self._names = frozenset(names) if self._names in (None, frozenset(names)) else None
 
     def metrics(self) -> dict[str, float]:
         """The means of the window that ends now, by TensorBoard name; starts the next one.

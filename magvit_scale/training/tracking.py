@@ -19,33 +19,40 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
-from magvit_scale.config import Refusal, dump, load
+from magvit_scale.config import MAY_CHANGE, Refusal, dump, load
 
 PACKAGES = ("torch", "deepspeed", "webdataset", "einops", "lpips", "submitit", "tensorboard")
 
 
 def refuse_other_config(folder: Path, config: Any) -> None:
-    """Checks that a run folder is new or this config's.
+    """Checks that a run folder is new or this config's, but for the keys of MAY_CHANGE. Every rank, before the main one
+    claims the folder.
 
     Raises:
         Refusal: the folder belongs to another config; the first key that differs is named.
     """
     path = folder / "config.yaml"
-    if path.is_file() and (found := load(type(config), [path])) != config:
-        key, was, now = _first_difference(asdict(found), asdict(config))
-        raise Refusal(f"{path} has {key}={was}, this run {key}={now}; give another run.folder or the same values")
+    if path.is_file():
+        found = _differences(asdict(load(type(config), [path])), asdict(config))
+        for key, (was, now) in found.items():
+            if not key.startswith(MAY_CHANGE):
+                raise Refusal(
+                    f"{path} has {key}={was}, this run {key}={now}; give another run.folder or the same values"
+                )
 
 
 def claim_run_folder(folder: Path, config: Any) -> None:
-    """Dumps the resolved config and the environment into a run folder that has none yet."""
-    path = folder / "config.yaml"
-    if path.is_file():
-        return
+    """Dumps the resolved config and the environment into a run folder; of a resumed run the present ones."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = {"python": platform.python_version(), "host": platform.node(), "gpus": torch.cuda.device_count()}
-    (folder / "env.json").write_text(json.dumps(environment | {name: version(name) for name in PACKAGES}, indent=1))
+    (folder / "env.json").write_text(json.dumps(environment | versions(), indent=1))
     dump(config, folder / "config.tmp")
-    os.replace(folder / "config.tmp", path)
+    os.replace(folder / "config.tmp", folder / "config.yaml")
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide what a run computes."""
+    return {name: version(name) for name in PACKAGES}
 
 
 class Tracker:
@@ -57,8 +64,13 @@ class Tracker:
 
     def __init__(self, folder: Path, start_step: int):
         self.path, self.log = folder / "metrics.jsonl", folder / "log.txt"
-        _cut(self.path, start_step)
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1 if start_step else None)
+        self.last: dict[str, float] = _cut(self.path, start_step)
+        # At step 0 too: a run that was killed before its first checkpoint has logged points already.
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+
+    def text(self) -> str:
+        """What metrics.jsonl holds."""
+        return self.path.read_text() if self.path.is_file() else ""
 
     def note(self, *lines: str) -> None:
         """Appends lines to log.txt and says them on stderr."""
@@ -67,10 +79,11 @@ class Tracker:
         sys.stderr.writelines(f"{line}\n" for line in lines)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends one line; `step` counts completed optimiser steps."""
-        line = {"step": step, "time": round(time.time(), 3), **{k: float(f"{v:.6g}") for k, v in values.items()}}
+        """Appends one line; `step` counts completed optimiser steps. `last` has the newest value of every name."""
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps({"step": step, "time": round(time.time(), 3), **rounded}) + "\n")
+        self.last |= rounded
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
@@ -83,25 +96,36 @@ class Tracker:
         image = Summary.Image(encoded_image_string=buffer.getvalue(), height=frames[0].height, width=frames[0].width)
         self.writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
+    def flush(self) -> None:
+        """Brings everything that was logged into its file, so that a checkpoint is never ahead of the curves."""
+        self.writer.flush()
+
     def close(self) -> None:
         """Flushes TensorBoard."""
         self.writer.close()
 
 
-def _cut(path: Path, start_step: int) -> None:
+def _cut(path: Path, start_step: int) -> dict[str, float]:
+    """Takes what is of later steps out of metrics.jsonl; returns the last value of everything that stays."""
     if not path.is_file():
-        return
+        return {}
     # A kill can leave half a line at the end: it is of a step that will be done again.
     lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
     kept = [line for line in lines if json.loads(line)["step"] <= start_step]
     path.with_suffix(".tmp").write_text("".join(line + "\n" for line in kept))
     os.replace(path.with_suffix(".tmp"), path)
+    last: dict[str, float] = {}
+    for line in kept:
+        last |= {name: value for name, value in json.loads(line).items() if name not in ("step", "time")}
+    return last
 
 
-def _first_difference(was: Any, now: Any, prefix: str = "") -> tuple[str, Any, Any]:
-    for key in was:
-        if was[key] != now[key]:
-            if isinstance(was[key], dict) and isinstance(now[key], dict):
-                return _first_difference(was[key], now[key], f"{prefix}{key}.")
-            return prefix + key, was[key], now[key]
-    raise AssertionError("equal configs have no difference")
+def _differences(was: Any, now: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in was.keys() | now.keys():
+        old, new = was.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found |= _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found[prefix + key] = (old, new)
+    return dict(sorted(found.items()))

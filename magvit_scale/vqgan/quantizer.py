@@ -37,7 +37,7 @@ class VectorQuantizer(nn.Module):
         super().__init__()
         bound = sqrt(3.0 / codebook_size)
         self.codebook = nn.Parameter(torch.empty(codebook_size, embedding_dim).uniform_(-bound, bound))
-        self.entropy_temperature = entropy_temperature
+        self.codebook_size, self.entropy_temperature = codebook_size, entropy_temperature
 
     def forward(self, latents: Tensor) -> Quantized:
         """Quantises 'b d t h w' latents; distances and losses are computed in float32, under autocast too."""

@@ -4,9 +4,12 @@ Two DeepSpeed engines in one loop hold only if an engine is called for nothing b
 own `backward` (spec: DeepSpeed section 3). So the generator's losses are taken on a detached copy of its output,
 their gradient is carried back as a product, and the discriminator is reached through `.module`, never inside the
 generator's graph.
+
+A step may come in micro-batches. It computes what the whole batch at once would, but for the entropy loss, which is one
+of a micro-batch's own vectors.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magvit_scale.config import VQGANLossConfig
+from magvit_scale.vqgan.adaptive import LastLayer
+from magvit_scale.vqgan.balance import discriminator_health
+from magvit_scale.vqgan.codebook_use import CodebookUse
 from magvit_scale.vqgan.losses import (
     LeCam,
     compute_discriminator_loss,
@@ -29,7 +35,9 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class VQGANTraining:
-    """What a step works on. The engines are DeepSpeed's or anything with `module`, `backward` and `step`."""
+    """What a step works on. The engines are `training.engine.Engine`s or anything with their `module`, `scale`,
+    `backward` and `step`.
+    """
 
     generator: Any
     discriminator: Any
@@ -37,47 +45,74 @@ class VQGANTraining:
     lecam: LeCam
     loss: VQGANLossConfig
     mean_over_ranks: Callable[[Tensor], Tensor]
-    """Collective: the mean of a scalar over all ranks."""
+    """Collective: the mean of a tensor over all ranks."""
+    sum_over_ranks: Callable[[Tensor], Tensor]
+    """Collective: the sum of a tensor over all ranks."""
+    codebook_use: CodebookUse
     guard: Callable[[Mapping[str, Tensor]], None]
     """Collective: raises on every rank where a value is not finite on any."""
+    last_layer: LastLayer | None = None
+    """For the adaptive weight of the adversarial loss."""
 
 
-def vqgan_step(training: VQGANTraining, clip: Tensor, step: int) -> Metrics:
+def vqgan_step(training: VQGANTraining, micro_batches: Sequence[Tensor], step: int) -> Metrics:
     """Updates both networks on this rank's part of a batch. Collective: every rank must call.
 
     Args:
         training: engines and losses.
-        clip: 'b 3 t h w' float32 in [0, 1].
+        micro_batches: clips 'b 3 t h w' float32 in [0, 1], equally many in each.
         step: steps completed; the discriminator works from `loss.adversarial_start` on.
 
     Returns:
-        This rank's scalars by TensorBoard name.
+        This rank's scalars by TensorBoard name, means over the micro-batches.
     """
     is_adversarial = step >= training.loss.adversarial_start and training.loss.adversarial_weight > 0
-    fake, metrics = _update_generator(training, clip, is_adversarial)
+    fakes, metrics = _update_generator(training, micro_batches, is_adversarial)
     if is_adversarial:
-        metrics |= _update_discriminator(training, clip, fake)
+        metrics |= _update_discriminator(training, micro_batches, fakes)
     return metrics
 
 
-def _update_generator(training: VQGANTraining, clip: Tensor, is_adversarial: bool) -> tuple[Tensor, Metrics]:
-    loss = training.loss
-    reconstruction, quantized = training.generator(clip)
-    leaf = reconstruction.detach().float().requires_grad_()
+def _update_generator(
+    training: VQGANTraining, clips: Sequence[Tensor], is_adversarial: bool
+) -> tuple[list[Tensor], Metrics]:
+    fakes, found, used = [], [], []
+    for clip in clips:
+        reconstruction, quantized = training.generator(clip)
+        leaf = reconstruction.detach().float().requires_grad_()
+        gradient, metrics = _reconstruction_gradient(training, clip, leaf, is_adversarial)
+        metrics |= {"loss/quantizer": quantizer_loss(quantized, training.loss)}
+        # Not the adaptive weight: it is of gradients, which in float16 may overflow; the engine looks at those.
+        training.guard({name: loss for name, loss in metrics.items() if name.startswith("loss/")})
+        training.generator.backward((gradient * reconstruction.float()).sum() + metrics["loss/quantizer"])
+        fakes.append(leaf.detach())
+        found.append(metrics | _quantizer_losses(quantized))
+        used.append(quantized.token_ids.flatten())
+    norm = training.generator.step()
+    counts = torch.bincount(torch.cat(used), minlength=len(training.codebook_use.age))
+    training.codebook_use.update(training.sum_over_ranks(counts))
+    return fakes, _mean(found) | training.codebook_use.metrics() | {"optim/gradient_norm_generator": norm}
+
+
+def _reconstruction_gradient(
+    training: VQGANTraining, clip: Tensor, leaf: Tensor, is_adversarial: bool
+) -> tuple[Tensor, Metrics]:
+    """The gradient of all losses of a reconstruction with respect to it, and these losses."""
+    loss, scale = training.loss, training.generator.scale.value
     metrics = {"loss/reconstruction": F.mse_loss(leaf, clip)}
     total = loss.reconstruction_weight * metrics["loss/reconstruction"]
     if training.perceptual is not None:
-        metrics["loss/perceptual"] = training.perceptual(clip, leaf)
+        metrics["loss/perceptual"] = training.perceptual(clip, leaf).float()
         total = total + loss.perceptual_weight * metrics["loss/perceptual"]
+    gradient = torch.autograd.grad(total * scale, leaf)[0] / scale
     if is_adversarial:
         metrics["loss/generator"] = compute_generator_loss(training.discriminator.module(leaf))
-        total = total + loss.adversarial_weight * metrics["loss/generator"]
-    (gradient,) = torch.autograd.grad(total, leaf)
-    metrics["loss/quantizer"] = quantizer_loss(quantized, loss)
-    training.guard(metrics | {"gradient of the reconstruction": gradient})
-    training.generator.backward((gradient * reconstruction.float()).sum() + metrics["loss/quantizer"])
-    training.generator.step()
-    return leaf.detach(), metrics | _quantizer_metrics(quantized, training.generator.module.quantizer.codebook.shape[0])
+        adversarial = torch.autograd.grad(metrics["loss/generator"] * scale, leaf)[0] / scale
+        if training.last_layer is not None:
+            metrics["gan/adaptive_weight"] = training.last_layer.balance(gradient, adversarial)
+            adversarial = adversarial * metrics["gan/adaptive_weight"]
+        gradient = gradient + loss.adversarial_weight * adversarial
+    return gradient, metrics
 
 
 def quantizer_loss(quantized: Quantized, loss: VQGANLossConfig) -> Tensor:
@@ -89,39 +124,54 @@ def quantizer_loss(quantized: Quantized, loss: VQGANLossConfig) -> Tensor:
     )
 
 
-def _quantizer_metrics(quantized: Quantized, codebook_size: int) -> Metrics:
-    counts = torch.bincount(quantized.token_ids.flatten(), minlength=codebook_size).float()
-    share = counts / counts.sum()
+def _quantizer_losses(quantized: Quantized) -> Metrics:
     return {
         "loss/commitment": quantized.commitment_loss,
         "loss/codebook": quantized.codebook_loss,
         "loss/entropy": quantized.entropy_loss,
-        "codebook/used": (counts > 0).float().mean(),
-        "codebook/perplexity": torch.special.entr(share).sum().exp(),
     }
 
 
-def _update_discriminator(training: VQGANTraining, real: Tensor, fake: Tensor) -> Metrics:
-    loss, engine = training.loss, training.discriminator
-    real_logits, fake_logits = engine(torch.cat([real, fake])).chunk(2)
-    metrics = {"loss/discriminator": compute_discriminator_loss(real_logits, fake_logits)}
-    total = metrics["loss/discriminator"]
-    if loss.r1_weight > 0:
-        real_leaf = real.detach().requires_grad_()
-        metrics["loss/r1"] = compute_r1_penalty(engine.module(real_leaf), real_leaf)
-        total = total + loss.r1_weight * metrics["loss/r1"]
-    real_mean, fake_mean = (_mean_over_batch(training, logits) for logits in (real_logits, fake_logits))
-    if loss.lecam_weight > 0:
-        metrics["loss/lecam"] = training.lecam(real_mean, fake_mean)
-        total = total + loss.lecam_weight * metrics["loss/lecam"]
-    training.guard(metrics)
-    engine.backward(total)
-    engine.step()
-    training.lecam.update(real_mean, fake_mean)
-    return metrics | {"logits/real": real_mean, "logits/fake": fake_mean}
+def _update_discriminator(training: VQGANTraining, reals: Sequence[Tensor], fakes: Sequence[Tensor]) -> Metrics:
+    loss, engine, found = training.loss, training.discriminator, []
+    means = _logit_means(training, reals, fakes)
+    for real, fake in zip(reals, fakes, strict=True):
+        real_logits, fake_logits = engine(torch.cat([real, fake])).float().chunk(2)
+        metrics = {"loss/discriminator": compute_discriminator_loss(real_logits, fake_logits)}
+        total = metrics["loss/discriminator"]
+        if loss.r1_weight > 0:
+            real_leaf = real.detach().requires_grad_()
+            metrics["loss/r1"] = compute_r1_penalty(engine.module(real_leaf), real_leaf)
+            total = total + loss.r1_weight * metrics["loss/r1"]
+        own = torch.stack([real_logits.mean(), fake_logits.mean()])
+        # Means over the whole batch, with this part's gradient: LeCam squares them, so all parts must agree.
+        means = training.mean_over_ranks(own) if means is None else means
+        whole = own + (means - own).detach()
+        if loss.lecam_weight > 0:
+            metrics["loss/lecam"] = training.lecam(*whole)
+            total = total + loss.lecam_weight * metrics["loss/lecam"]
+        training.guard(metrics)
+        engine.backward(total)
+        found.append(metrics | discriminator_health(real_logits, fake_logits, training.lecam))
+    norm = engine.step()
+    metrics = _mean(found)
+    assert means is not None, "a step has at least one micro-batch"
+    training.lecam.update(*means)
+    return metrics | {"optim/gradient_norm_discriminator": norm}
 
 
-def _mean_over_batch(training: VQGANTraining, logits: Tensor) -> Tensor:
-    """The mean over the global batch, with the gradient of this rank's part: LeCam squares it, so ranks must agree."""
-    own = logits.float().mean()
-    return own + (training.mean_over_ranks(own) - own).detach()
+@torch.no_grad()
+def _logit_means(training: VQGANTraining, reals: Sequence[Tensor], fakes: Sequence[Tensor]) -> Tensor | None:
+    """Mean logit of all real and of all fake clips of the batch, of all ranks and micro-batches. None for a batch in
+    one piece, whose own logits will tell.
+    """
+    if len(reals) == 1:
+        return None
+    judge = training.discriminator.module
+    means = [torch.stack([judge(real).float().mean(), judge(fake).float().mean()])
+             for real, fake in zip(reals, fakes, strict=True)]  # fmt: skip
+    return training.mean_over_ranks(torch.stack(means).mean(dim=0))
+
+
+def _mean(found: Sequence[Metrics]) -> Metrics:
+    return {name: torch.stack([metrics[name].detach() for metrics in found]).mean(dim=0) for name in found[0]}

@@ -1,4 +1,6 @@
-"""Save, load, continue: at any ZeRO stage and world size, against the run that was not interrupted."""
+"""What ranks tell each other. Save, load, continue: at any ZeRO stage and world size, against the run that was not
+interrupted.
+"""
 
 import json
 from pathlib import Path
@@ -8,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from tests.distributed.cases import END, SAVED_AT, STAGES, WORLDS, continued_name, source_name
+from tests.distributed.elastic import END, SAVED_AT, STAGES, WORLDS, continued_name, source_name
 
 pytestmark = pytest.mark.distributed
 PAIRS = [(world, stage) for world in WORLDS for stage in STAGES]
@@ -28,12 +30,13 @@ def whole(folder: Path, step: int) -> dict[str, Tensor]:
                     pieces.setdefault(name, []).append((int(start), file.get_tensor(key)))
                 else:
                     tensors[key] = file.get_tensor(key)
+    facts = json.loads((folder / f"step_{step:08d}" / "state.json").read_text())["facts"]
     for name, parts in pieces.items():
         parts.sort(key=lambda part: part[0])
         ends = [start + len(values) for start, values in parts]
         assert [start for start, _ in parts] == [0, *ends[:-1]], f"{name}: slices overlap or leave a gap"
         tensors[name] = torch.cat([values for _, values in parts])
-    return tensors
+    return tensors | {f"{name}/updates": torch.tensor(f["updates"]) for name, f in facts.items() if f}
 
 
 def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
@@ -45,13 +48,15 @@ def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) ->
 def test_the_slices_of_all_ranks_are_the_whole_state(worlds: Path, world: int, stage: int) -> None:
     folder = worlds / source_name(world, stage)
     complete = json.loads((folder / f"step_{END:08d}" / "COMPLETE").read_text())
-    assert len(complete["files"]) == world + 1
+    parts = [f"rank_{rank:05d}.safetensors" for rank in range(world)]
+    assert sorted(complete["files"]) == ["config.yaml", *parts, "replicated.safetensors", "state.json"]
     tensors = whole(folder, END)
     assert (tensors["early/updates"].item(), tensors["late/updates"].item()) == (7, 3)
     for engine in ("early", "late"):
         for kind in ("master", "exp_avg", "exp_avg_sq"):
             found = {name: tensors[f"{engine}/{kind}/{name}"].numel() for name in PARAMETER_SIZES}
             assert found == PARAMETER_SIZES
+    assert {name: tensors[f"average/{name}"].numel() for name in PARAMETER_SIZES} == PARAMETER_SIZES
     early = whole(folder, SAVED_AT)
     assert early["late/updates"].item() == 0
     assert not any(name.startswith("late/exp_avg") for name in early)
@@ -80,3 +85,11 @@ def test_stages_and_worlds_agree_without_interruption(worlds: Path, world: int) 
     reference = whole(worlds / source_name(1, 0), END)
     for stage in STAGES:
         assert largest_difference(whole(worlds / source_name(world, stage), END), reference) < 1e-6
+
+
+def test_ranks_agree_on_what_they_tell_each_other(worlds: Path) -> None:
+    zero, one = (json.loads((worlds / f"reduced.2.{rank}.json").read_text()) for rank in range(2))
+    both = {"mean": [1.5, 10.0], "sum": [3.0, 20.0], "all": [1.0, 10.0, 2.0, 10.0], "any": [False, True, True, True],
+            "told": ["wörter", ""], "number": 7, "denormal": 0.0}  # fmt: skip
+    assert zero == both | {"mine": [1.0, 10.0], "gathered": {"whole": ["-0.0", "0.0", "-0.0", "1.0"]}}
+    assert one == both | {"mine": [2.0, 10.0], "gathered": {}}

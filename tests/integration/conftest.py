@@ -9,6 +9,8 @@ import pytest
 from data_prep import list_videos, moving_shapes, write_shards
 from magvit_scale import evaluate, generate, inflate, precompute_tokens, report, train_commit, train_vqgan
 from magvit_scale.training import distributed
+from tests.integration.nursery import Nursery
+from tests.integration.tiny_runs import TinyRuns, write_data
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 STEPS_2D, STEPS_3D, STEPS_COMMIT = 3, 6, 6
@@ -111,6 +113,19 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Starts runs of several ranks."""
+    with Nursery(tmp_path_factory.mktemp("nursery")) as nursery:
+        yield nursery
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> TinyRuns:
+    """Data of both stages, and arguments of runs over them."""
+    return write_data(tmp_path_factory.mktemp("tiny"), nursery)
 
 
 def bytes_of(*folders: Path, without: tuple[str, ...] = ("log.txt", "tensorboard")) -> dict[str, bytes]:

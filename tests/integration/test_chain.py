@@ -36,7 +36,11 @@ from tests.integration.conftest import (
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
-GAN = {"loss/generator", "loss/discriminator", "loss/r1", "loss/lecam", "logits/real", "logits/fake"}
+GAN = {"loss/generator", "loss/discriminator", "loss/r1", "loss/lecam", "gan/accuracy_real", "gan/accuracy_fake",
+       "gan/accuracy", "gan/logits_real", "gan/logits_fake", "gan/lecam_gap",
+       "optim/gradient_norm_discriminator"}  # fmt: skip
+PERF = {f"perf/{name}" for name in ("step_s", "data_wait_s", "data_wait_share", "samples_per_s",
+                                    "samples_per_s_per_rank", "memory_peak_gb", "tflops", "mfu")}  # fmt: skip
 
 
 def lines(run: Path) -> list[dict[str, float]]:
@@ -93,11 +97,22 @@ def test_the_3d_run_trains_its_discriminator_from_its_start_on(road: Road) -> No
         "loss/reconstruction",
         "loss/perceptual",
         "loss/quantizer",
+        "loss/commitment",
+        "loss/codebook",
         "loss/entropy",
-        "codebook/used",
+        "codebook/usage_batch",
+        "codebook/usage_window",
         "codebook/perplexity",
+        "codebook/dead_codes",
+        "codebook/oldest_age",
+        "optim/gradient_norm_generator",
+        "optim/learning_rate",
+        "perf/frames_per_s",
+        "step",
+        "time",
+        *PERF,
     }
-    assert all(set(line) >= always for line in found)
+    assert all(set(line) - GAN == always for line in found)
     optim = OptimConfig(learning_rate=1e-3, warmup_steps=1)
     expected = [learning_rate(step, STEPS_3D, optim) for step in range(STEPS_3D)]
     assert [line["optim/learning_rate"] for line in found] == pytest.approx(expected, rel=1e-5, abs=1e-12)
@@ -159,7 +174,9 @@ def test_every_part_of_commits_loss_is_logged(road: Road) -> None:
             "loss/refine",
             "loss/mask",
             "loss/reconstruct",
+            "optim/gradient_norm_transformer",
             "optim/learning_rate",
+            *PERF,
         }
         assert 2 < line["loss/total"] < 6  # log 32 = 3.5
     validation = [line for line in lines(road.run_commit) if "loss/total" not in line]

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from magvit_scale.training.checkpoint import latest
+from magvit_scale.training.retention import latest
+from tests.integration.alike import assert_ends_alike, timeless
 from tests.integration.conftest import Road
-from tests.integration.test_interruptions import REPOSITORY, assert_ends_alike, timeless
+from tests.integration.test_interruptions import REPOSITORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 STEPS, KILLED_AFTER, CHECKPOINT_EVERY = 40, 12, 5

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from magvit_scale import train_vqgan
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import (
     GenerateConfig,
@@ -20,6 +19,7 @@ from magvit_scale.config import (
     load,
 )
 from magvit_scale.training.schedule import learning_rate
+from magvit_scale.vqgan_training import build_models
 from tests.integration.paper_configs import (
     FILES,
     GIVEN,
@@ -197,7 +197,7 @@ def test_tokenizers_have_the_size_of_the_released_code(name: str) -> None:
     config = vqgan_config(name)
     kind = (config.model.ndim, config.clips.size_px, config.model.base_channels)
     with torch.device("meta"):
-        generator, _, discriminator = train_vqgan.build_models(replace(config, init=None))
+        generator, discriminator = build_models(replace(config, init=None))
     assert (num_parameters(generator), num_parameters(discriminator)) == (GENERATORS[kind], DISCRIMINATORS[kind])
 
 

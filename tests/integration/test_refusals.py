@@ -134,9 +134,12 @@ def test_a_model_that_the_tokens_contradict(road: Road, tmp_path: Path) -> None:
     assert said == "model.codebook_size=64, the token shards have 32; change it or leave it out"
 
 
-def test_bf16_in_stage_one(road: Road, tmp_path: Path) -> None:
-    said = refused(train_vqgan.main, [*road.vqgan_3d(tmp_path / "run"), "run.precision=bf16"])
-    assert said == "run.precision=bf16: the VQGAN trains in fp32; use run.precision=fp32"
+def test_r1_under_zero_3(road: Road, tmp_path: Path) -> None:
+    arguments = [*road.vqgan_3d(tmp_path / "run"), "run.deepspeed=configs/deepspeed/zero3.json"]
+    said = refused(train_vqgan.main, arguments)
+    assert said.startswith("configs/deepspeed/zero3.json: r1 differentiates the discriminator twice")
+    assert "set discriminator_deepspeed=configs/deepspeed/zero2.json, or loss.r1_weight=0" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command_ends_with_one_line_and_status_1(road: Road, capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 The steps go through our own step functions and real DeepSpeed engines (ZeRO 2, a world of one).
 """
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from magvit_scale.commit.flax import transformer_leaves
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.config import ClipsConfig, OptimConfig, RunConfig, TrainVQGANConfig, VQGANLossConfig
 from magvit_scale.flax_tree import Leaf, Tree, tree_of
-from magvit_scale.train_vqgan import build_training
+from magvit_scale.pretrained import shapes_of
 from magvit_scale.training import distributed
 from magvit_scale.training.ema import ExponentialMovingAverage
+from magvit_scale.training.ranks import Ranks
 from magvit_scale.training.schedule import learning_rate
 from magvit_scale.vqgan.autoencoder import VQGAN
 from magvit_scale.vqgan.discriminator import Discriminator
 from magvit_scale.vqgan.flax import discriminator_leaves, vqgan_leaves
 from magvit_scale.vqgan.step import vqgan_step
+from magvit_scale.vqgan_training import build_training
 from tests.numerics.official import Agree, clip_of, imported, list_of, under
 
 METRICS = {
@@ -38,7 +41,7 @@ FOLLOWED = "absolute, a hundredth of one step at the largest learning rate (1e-4
 
 
 @pytest.fixture
-def ranks() -> Iterator[distributed.Ranks]:
+def ranks() -> Iterator[Ranks]:
     yield distributed.start()
     distributed.stop()
 
@@ -75,11 +78,12 @@ def test_four_steps_of_both_networks(golden_folder, golden, golden_json, tmp_pat
     generator, discriminator = import_both(golden_folder, tmp_path)
     config = gan_config(facts, len(arrays["step0/video"]), tmp_path)
     training = build_training(config, ranks, generator, discriminator)
-    average = ExponentialMovingAverage(generator, config.loss.ema_decay)
+    average = ExponentialMovingAverage(training.generator, config.loss.ema_decay)
+    averaged = copy.deepcopy(generator)
     followed: dict[str, list[Leaf]] = {
         "g_params": vqgan_leaves(generator),
         "d_params": discriminator_leaves(discriminator),
-        "ema_params": vqgan_leaves(average.average),
+        "ema_params": vqgan_leaves(averaged),
     }
     # A bias before a norm of one channel per group has no gradient but rounding noise, of which Adam with beta1 = 0
     # makes whole steps of either sign, there as here.
@@ -92,9 +96,10 @@ def test_four_steps_of_both_networks(golden_folder, golden, golden_json, tmp_pat
         reason = "it is float32 there"
         agree("training of the VQGAN", "learning rate", rate, arrays["lr"][step], tolerance=1e-10, reason=reason)
         for engine in (training.generator, training.discriminator):
-            distributed.set_learning_rate(engine, rate)
-        metrics = vqgan_step(training, clip_of(arrays[f"step{step}/video"]), step)
-        average.update(generator)
+            engine.set_learning_rate(rate)
+        metrics = vqgan_step(training, [clip_of(arrays[f"step{step}/video"])], step)
+        average.update()
+        averaged.load_state_dict(distributed.gather(average.owned_slices(), shapes_of(averaged), ranks))
         official = under(arrays, f"step{step}")
         agree_on_metrics(config, training, metrics, official, agree)
         for kind, leaves in followed.items():
@@ -155,13 +160,13 @@ def test_four_steps_of_adamw(golden_folder, golden, golden_json, tmp_path, ranks
     )
     run = RunConfig(folder=str(tmp_path), steps=schedule["steps_per_cycle"], global_batch_size=1)
     given = GivenGradient(model, under(golden("bert_ucf101.npz"), "grad"))
-    engine = distributed.build_engine(given, decayed_parameters(model), run, optim, ranks)
+    engine = distributed.build_engine("transformer", given, decayed_parameters(model), run, optim, ranks)
     component = "training of the transformer"
     for step, scale in enumerate(arrays["grad_scales"].tolist()):
         rate = learning_rate(step, run.steps, optim)
         reason = "it is float32 there"
         agree(component, "learning rate", rate, arrays["lr"][step], tolerance=1e-9, reason=reason)
-        distributed.set_learning_rate(engine, rate)
+        engine.set_learning_rate(rate)
         engine.backward(engine(scale))
         engine.step()
         expected, tree = under(arrays, f"step{step}/params"), tree_of(transformer_leaves(model))

@@ -1,6 +1,7 @@
 """The `magvit` command."""
 
 import sys
+from importlib.util import find_spec
 from types import ModuleType
 
 import pytest
@@ -64,6 +65,10 @@ def test_help_lists_every_verb(argv: list[str], capsys: pytest.CaptureFixture[st
     cli.main(argv)
     out = capsys.readouterr().out
     assert all(f"\n  {verb} " in out for verb in cli.VERBS)
+
+
+def test_every_verb_has_its_program() -> None:
+    assert [verb for verb, (module, _) in cli.VERBS.items() if find_spec(module) is None] == []
 
 
 def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

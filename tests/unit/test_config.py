@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from magvit_scale.config import (
+    MAY_CHANGE,
     LaunchConfig,
     OptimConfig,
     Refusal,
+    RunConfig,
     TrainCommitConfig,
     TrainVQGANConfig,
     WriteShardsConfig,
@@ -101,6 +103,29 @@ def test_named_entries_are_closed_and_addressable(tmp_path: Path) -> None:
         load(LaunchConfig, [path], ["stages.b.stepz=5"])
     with pytest.raises(Refusal, match=r"no value for stages\.c\.program"):
         load(LaunchConfig, [path], ["stages.c.steps=5"])
+
+
+@pytest.mark.parametrize("key", MAY_CHANGE)
+def test_what_may_change_between_starts_is_named_by_its_key(key: str) -> None:
+    lines = (describe(TrainVQGANConfig) + describe(TrainCommitConfig)).splitlines()
+    assert any(line.startswith(f"  {key}") for line in lines), "no such key"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("gradient_accumulation=0", r"run\.gradient_accumulation=0: expected at least 1"),
+        ("keep_checkpoints=0", r"run\.keep_checkpoints=0: expected at least 1"),
+        ("profile_steps=[0,3]", r"run\.profile_steps=\[0,3\]: expected the first and the last step, from 1 on"),
+        ("profile_steps=[4,3]", r"run\.profile_steps=\[4,3\]: expected the first and the last step, from 1 on"),
+        ("hang_after_s=10001", r"run\.hang_after_s=10001.*: expected 0 to 10,000 seconds"),
+        ("dead_after_s=0", r"run\.dead_after_s=0.*: expected 0 to 10,000 seconds, and more than 0"),
+        ("precision=fp8", "precision"),
+    ],
+)
+def test_runs_that_cannot_be_are_refused(override: str, words: str) -> None:
+    with pytest.raises(Refusal, match=words):
+        load(RunConfig, [{"folder": "r", "steps": 1, "global_batch_size": 1}], [override])
 
 
 def test_configurations_are_frozen() -> None:

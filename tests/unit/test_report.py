@@ -17,6 +17,7 @@ from magvit_scale.page.pictures import animated_webp, enlargement, latent_grid, 
 from magvit_scale.page.plots import curve, smoothed, sorted_bars
 from magvit_scale.page.sections import _spread
 from magvit_scale.page.tables import number
+from magvit_scale.page.words import CURVE_WORDS, GROUP_WORDS
 from magvit_scale.report import main
 
 RANDOM = np.random.default_rng(0)
@@ -248,6 +249,18 @@ def test_resumed_run_keeps_the_last_value_of_a_step_and_survives_half_a_line(tmp
     write_run(tmp_path / "run", ["{torn", '{"step": 3}'])
     with pytest.raises(Refusal, match=r"metrics\.jsonl, line 1: not a JSON object with a step"):
         read_run(tmp_path / "run")
+
+
+def test_curves_are_explained_and_in_the_order_of_the_words(arguments: list[str], tmp_path: Path) -> None:
+    values = {"perf/step_s": 0.5, "gan/accuracy": 0.75, "codebook/usage_window": 0.5, "loss/r1": 0.25, "new/thing": 1.0}
+    write_run(tmp_path / "commit", [json.dumps({"step": step} | values) for step in (1, 2)], "tokens: elsewhere\n")
+    main(arguments)
+    text = (tmp_path / "page" / "report.html").read_text()
+    groups = [text.index(f"<h4>{group}</h4>") for group in ("loss", "codebook", "gan", "perf", "new")]
+    assert groups == sorted(groups)
+    for key in set(values) - {"new/thing"}:
+        assert f"<span>{CURVE_WORDS[key]}" in text, key
+    assert {key.split("/")[0] for key in CURVE_WORDS} <= GROUP_WORDS.keys()
 
 
 def test_samples_are_left_out_to_keep_the_page_small() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from magvit_scale.commit.condition import build_prompt
 from magvit_scale.commit.masking import Assignment, assign
@@ -24,7 +24,9 @@ from magvit_scale.config import (
     Task,
     TrainCommitConfig,
     TransformerConfig,
+    commit_health,
 )
+from magvit_scale.page.words import CURVE_WORDS
 
 LATENT = (2, 4, 4)
 NUM_TOKENS = 32
@@ -183,10 +185,10 @@ def test_tokens_that_are_not_masked_are_shown() -> None:
 
 
 class Engine:
-    """What commit_step needs of a DeepSpeed engine, with plain SGD inside."""
+    """What commit_step needs of an engine, with plain SGD inside."""
 
-    def __init__(self, module: CommitTransformer):
-        self.module = module
+    def __init__(self, module: CommitTransformer, accumulation: int = 1):
+        self.module, self.accumulation = module, accumulation
         self.optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
         self.calls: list[str] = []
 
@@ -196,12 +198,14 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         self.calls.append("backward")
-        loss.backward()
+        (loss / self.accumulation).backward()
 
-    def step(self) -> None:
+    def step(self) -> Tensor:
         self.calls.append("step")
+        norm = nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return norm
 
 
 def accept(values: Mapping[str, Tensor]) -> None:
@@ -228,7 +232,7 @@ def test_a_step_is_the_plain_update(one_task_per_step: bool) -> None:
     )
     batch, engine = random_batch([40, 41, 42, 43]), Engine(build(now))
     plain = copy.deepcopy(engine.module)
-    metrics = commit_step(engine, batch, 10, now, CANVASES, accept)
+    metrics = commit_step(engine, [batch], 10, now, CANVASES, accept)
 
     tasks = draw_tasks(now, 10, [40, 41, 42, 43])
     is_masked = draw_masked(now, 10, [40, 41, 42, 43], every(4))
@@ -241,6 +245,11 @@ def test_a_step_is_the_plain_update(one_task_per_step: bool) -> None:
     weights = 2.0 * parts.refine + 1.0 * parts.mask + 0.5 * parts.reconstruct
     total = ((weights * losses).sum(1) / weights.sum(1)).mean()
     total.backward()
+    squares = [parameter.grad.square().sum() for parameter in plain.parameters() if parameter.grad is not None]
+    norm = torch.stack(squares).sum().sqrt().item()
+    assert metrics["optim/gradient_norm_transformer"].item() == pytest.approx(norm, rel=1e-5)
+    assert metrics.keys() <= CURVE_WORDS.keys(), "the page has no word for it"
+    assert metrics.keys() >= {rule.metric for rule in commit_health().rules.values()}, "a rule would never act"
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter -= 0.1 * parameter.grad
@@ -255,6 +264,23 @@ def test_a_step_is_the_plain_update(one_task_per_step: bool) -> None:
         assert not metrics[f"loss/{part}"].requires_grad
 
 
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("one_task_per_step", [True, False])
+def test_micro_batches_are_the_whole_batch(count: int, one_task_per_step: bool) -> None:
+    now, batch = config(one_task_per_step=one_task_per_step), random_batch([40, 41, 42, 43])
+    whole, parts = Engine(build(now)), Engine(build(now), count)
+    chunks = {name: tensor.chunk(count) for name, tensor in batch.items()}
+    micro_batches = [{name: chunks[name][part] for name in chunks} for part in range(count)]
+    expected = commit_step(whole, [batch], 10, now, CANVASES, accept)
+    found = commit_step(parts, micro_batches, 10, now, CANVASES, accept)
+    assert parts.calls == [*["forward", "backward"] * count, "step"]
+    # Losses per token of one kind are means over a micro-batch's own tokens; the total is one over samples.
+    for name in ("loss/total", "optim/gradient_norm_transformer"):
+        assert found[name].item() == pytest.approx(expected[name].item(), rel=1e-5)
+    for one, other in zip(parts.module.parameters(), whole.module.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
 def test_targets_are_the_clips_tokens_at_every_position() -> None:
     now, batch = config(loss=CommitLossConfig(label_smoothing=0.0)), random_batch([0, 1])
     engine = Engine(build(now))
@@ -263,7 +289,7 @@ def test_targets_are_the_clips_tokens_at_every_position() -> None:
             parameter.zero_()
         engine.module.head_bias[:20] = torch.linspace(-1, 1, 20)
     expected = F.cross_entropy(torch.linspace(-1, 1, 20).expand(64, 20), batch["tokens"][:, 0].flatten())
-    assert commit_step(engine, batch, 0, now, CANVASES, accept)["loss/total"].item() == pytest.approx(
+    assert commit_step(engine, [batch], 0, now, CANVASES, accept)["loss/total"].item() == pytest.approx(
         expected.item(), rel=1e-5
     )
 
@@ -279,7 +305,7 @@ def test_the_guard_stops_before_the_optimiser() -> None:
             raise FloatingPointError("not finite")
 
     with pytest.raises(FloatingPointError):
-        commit_step(engine, random_batch([0, 1]), 0, now, CANVASES, refuse)
+        commit_step(engine, [random_batch([0, 1])], 0, now, CANVASES, refuse)
     assert engine.calls == ["forward"]
 
 
@@ -291,7 +317,7 @@ def test_a_step_of_the_other_conditionings(conditioning: str) -> None:
     now = replace(now, model=replace(now.model, conditioning=conditioning, num_condition_tokens=size))
     batch, engine = random_batch([40, 41]), Engine(build(now))
     plain = copy.deepcopy(engine.module)
-    metrics = commit_step(engine, batch, 3, now, CANVASES, accept)
+    metrics = commit_step(engine, [batch], 3, now, CANVASES, accept)
     condition = condition_of_batch(batch["tokens"], ["OPV"] * 2, CANVASES, now.model)
     parts = assign(batch["tokens"][:, 0].flatten(1), condition, draw_masked(now, 3, [40, 41], ~condition.is_fixed))
     prompt = build_prompt(["OPV"] * 2, batch["label"], now.model)

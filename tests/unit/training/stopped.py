@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 
 from magvit_scale.training import signals
@@ -67,6 +68,24 @@ def owned(rank: str, *numbers: str) -> None:
             os.kill(os.getpid(), signal.Signals[number])
         say("saved after", stop.describe())
         stop.pass_on(int(rank))
+
+
+def forking(is_in_a_thread: str) -> None:
+    """Says with which status a child ended: 0 where it ignores what is meant for this process."""
+
+    def fork() -> None:
+        if (pid := os.fork()) == 0:
+            ignored = [signal.getsignal(number) is signal.SIG_IGN for number in (signal.SIGUSR1, signal.SIGUSR2)]
+            os._exit(0 if ignored == [True, True] else 1)
+        say("child", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    with StopRequest():
+        if is_in_a_thread == "True":
+            thread = threading.Thread(target=fork)
+            thread.start()
+            thread.join()
+        else:
+            fork()
 
 
 if __name__ == "__main__":

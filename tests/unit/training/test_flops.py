@@ -11,10 +11,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from magvit_scale.commit.transformer import CommitTransformer
-from magvit_scale.config import DiscriminatorConfig, TransformerConfig, VQGANConfig, VQGANLossConfig
+from magvit_scale.config import CodebookUseConfig, DiscriminatorConfig, TransformerConfig, VQGANConfig, VQGANLossConfig
+from magvit_scale.training.engine import LossScale
 from magvit_scale.training.flops import count_flops
 from magvit_scale.vqgan.autoencoder import VQGAN
 from magvit_scale.vqgan.blocks import ResidualBlock
+from magvit_scale.vqgan.codebook_use import CodebookUse
 from magvit_scale.vqgan.discriminator import Discriminator
 from magvit_scale.vqgan.losses import LeCam
 from magvit_scale.vqgan.step import VQGANTraining, vqgan_step
@@ -106,7 +108,7 @@ class Engine:
     """What a step needs of an engine, with AdamW inside."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
+        self.module, self.scale = module, LossScale("fp32")
         self.optimizer = torch.optim.AdamW(module.parameters(), lr=0.01)
 
     def __call__(self, x: Tensor) -> object:
@@ -115,9 +117,10 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
-    def step(self) -> None:
+    def step(self) -> Tensor:
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return torch.zeros(())
 
 
 def vqgan_training() -> VQGANTraining:
@@ -128,6 +131,7 @@ def vqgan_training() -> VQGANTraining:
     loss = VQGANLossConfig(perceptual="none", perceptual_weight=0.0)
     return VQGANTraining(generator=Engine(VQGAN(model)), discriminator=Engine(Discriminator(discriminator)),
                          perceptual=None, lecam=LeCam(0.9), loss=loss, mean_over_ranks=lambda value: value,
+                         sum_over_ranks=lambda value: value, codebook_use=CodebookUse(8, CodebookUseConfig()),
                          guard=lambda values: None)  # fmt: skip
 
 
@@ -135,7 +139,7 @@ def train_vqgan(call: Callable[[Callable[[], object]], object]) -> list[Tensor]:
     training = vqgan_training()
     clip = torch.rand(2, 3, *CLIP_SHAPE, generator=torch.Generator().manual_seed(1))
     for step in range(3):
-        call(lambda step=step: vqgan_step(training, clip, step))  # type: ignore[misc]
+        call(lambda step=step: vqgan_step(training, [clip], step))  # type: ignore[misc]
     networks = (training.generator.module, training.discriminator.module, training.lecam)
     return [tensor for network in networks for tensor in network.state_dict().values()]
 
@@ -172,6 +176,6 @@ def test_a_discriminator_and_its_penalty_add_to_a_step() -> None:
     own = counted(lambda: training.discriminator.module(clip))
     silent = copy.deepcopy(training)
     object.__setattr__(silent, "loss", VQGANLossConfig(perceptual="none", perceptual_weight=0.0, adversarial_start=9))
-    extra = counted(lambda: vqgan_step(training, clip, 0)) - counted(lambda: vqgan_step(silent, clip, 0))
+    extra = counted(lambda: vqgan_step(training, [clip], 0)) - counted(lambda: vqgan_step(silent, [clip], 0))
     # Once forward and back to the input for the generator; real and fake forward and to the weights; r1 six times.
     assert 9 * own < extra < 15 * own

@@ -2,22 +2,16 @@
 
 from pathlib import Path
 
-from magvit_scale.training.rollback import (
-    Rollback,
-    choose_checkpoint,
-    read_rollbacks,
-    record_rollback,
-    skipped_batches,
-)
+from magvit_scale.training.rollback import Rollback, choose_checkpoint, parse, record, skipped_batches, text
 
 
 def test_rollbacks_are_kept_in_their_order(tmp_path: Path) -> None:
-    assert read_rollbacks(tmp_path) == []
+    assert parse(text(tmp_path)) == []
     first, second = Rollback("loss_spike", 1020, 500), Rollback("non_finite", 601, 500)
-    record_rollback(tmp_path, first)
+    record(tmp_path, first)
     (tmp_path / "rollbacks.jsonl.tmp").write_text('{"rule": "half')
-    record_rollback(tmp_path, second)
-    assert read_rollbacks(tmp_path) == [first, second]
+    record(tmp_path, second)
+    assert parse(text(tmp_path)) == [first, second]
     assert [path.name for path in tmp_path.iterdir()] == ["rollbacks.jsonl"]
 
 

@@ -23,7 +23,7 @@ def run(throughput: Throughput, clock: Clock, steps: int, wait_s: float, work_s:
         with throughput.waiting():
             clock.now += wait_s
         clock.now += work_s
-        throughput.step_done()
+        throughput.step_done(["loss/total"])
 
 
 def without_memory(metrics: dict[str, float]) -> dict[str, float]:
@@ -78,6 +78,14 @@ def test_what_is_not_known_has_no_name() -> None:
     found = throughput.metrics()
     assert found["perf/tflops"] == 1.5
     assert "perf/mfu" not in found
+
+
+def test_a_step_is_counted_first_and_after_its_scalars_have_other_names() -> None:
+    throughput, counted = Throughput(1, clock=Clock()), []
+    for names in (["a"], ["a"], ["a"], ["a", "b"], ["b", "a"], ["a", "b"], ["a"], ["a"], ["a"]):
+        counted.append(throughput.counts_next)
+        throughput.step_done(names)
+    assert counted == [True, False, False, False, True, False, False, True, False]
 
 
 def test_a_window_without_a_step_says_nothing_and_goes_on() -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from magvit_scale.config import ClipsConfig, Perceptual, Refusal, RunConfig, TrainVQGANConfig, VQGANLossConfig
-from magvit_scale.train_vqgan import build_training, perceptual_kind
-from magvit_scale.training.distributed import Ranks
+from magvit_scale.training.ranks import Ranks
 from magvit_scale.vqgan.perceptual import NOTES, SMALLEST_PX, PerceptualLoss, same_padding
+from magvit_scale.vqgan_training import build_models, build_training, perceptual_kind
 from magvit_scale.weights import WEIGHTS
 from tests.frozen_networks import weights_of_random_numbers
 
@@ -166,14 +166,22 @@ def test_a_weight_of_zero_needs_no_network() -> None:
     assert perceptual_kind(VQGANLossConfig(perceptual="lpips_vgg", perceptual_weight=0.0)) == "none"
 
 
-@pytest.mark.parametrize(("size_px", "words"), [(8, "perceptual=lpips_vgg: frames of 8 px"), (128, "no file vgg16-")])
-def test_training_refuses_before_it_builds_engines(
-    size_px: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def training_config(folder: Path, size_px: int) -> TrainVQGANConfig:
+    return TrainVQGANConfig(
+        run=RunConfig(folder=str(folder), steps=1, global_batch_size=1),
+        clips=ClipsConfig(shards=str(folder), num_frames=4, size_px=size_px),
+    )
+
+
+def test_training_refuses_small_frames_before_it_builds_models(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="perceptual=lpips_vgg: frames of 8 px"):
+        build_models(training_config(tmp_path, size_px=8))
+
+
+def test_training_refuses_missing_weights_before_it_builds_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAGVIT_WEIGHTS", str(tmp_path))
-    config = TrainVQGANConfig(
-        run=RunConfig(folder=str(tmp_path), steps=1, global_batch_size=1),
-        clips=ClipsConfig(shards=str(tmp_path), num_frames=4, size_px=size_px),
-    )
-    with pytest.raises(Refusal, match=words):
-        build_training(config, Ranks(0, 1, torch.device("cpu")), nn.Identity(), nn.Identity())
+    config, nothing = training_config(tmp_path, size_px=128), nn.Identity()
+    with pytest.raises(Refusal, match="no file vgg16-"):
+        build_training(config, Ranks(0, 1, torch.device("cpu")), nothing, nothing)  # type: ignore[arg-type]
