@@ -42,11 +42,10 @@ bench-data: install  ## the data side beside its peers, three minutes; figures i
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.table
 
-bench-training: install  ## the training engine: loop, checkpoints, memory, precision; half an hour; into docs/benchmarks.md
+bench-training: install  ## the training engine: loop, checkpoints, memory; ten minutes; figures into docs/benchmarks.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.engine
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.memory
-	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.table
 
 check: $(INSTALLED)  ## style, types, import directions

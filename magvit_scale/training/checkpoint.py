@@ -15,7 +15,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,8 @@ from magvit_scale.training.retention import Retention, prune
 from magvit_scale.training.slices import Read, open_slices, write_tensors
 
 POLL_INTERVAL_S = 0.02
+PATIENCE_S = 30.0
+"""How long a run that ends by an error waits for its last checkpoint's other parts."""
 
 
 class Partitioned(Protocol):
@@ -126,8 +128,12 @@ class Writer:
         if writing:
             writing.result()
 
-    def close(self) -> None:
-        """Ends the thread, once its files are written: one that waits for a lost rank would keep this process."""
+    def close(self, patience_s: float = PATIENCE_S) -> None:
+        """Ends the thread, so that it cannot keep this process: at once where it has nothing to write, and else when
+        the checkpoint is complete, or after so many seconds of waiting for a lost rank's part.
+        """
+        if self._writing:
+            wait([self._writing], timeout=patience_s)
         self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 

@@ -177,13 +177,30 @@ def test_it_is_complete_only_once_every_rank_has_written(tmp_path: Path, monkeyp
     assert latest(tmp_path) == tmp_path / "step_00000005"
 
 
+def test_a_run_that_ends_by_an_error_still_completes_what_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, second = checkpoint.write_tensors, threading.Event()
+
+    def slow(tensors: Any, path: Path) -> None:
+        assert path.name != "rank_00001.safetensors" or second.wait(PATIENCE_S)
+        write(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", slow)
+    with two_ranks(tmp_path) as (_, writers):
+        begin(writers, 5)
+        threading.Timer(0.2, second.set).start()
+        writers[0].close()
+        assert latest(tmp_path) == tmp_path / "step_00000005"
+
+
 def test_a_main_rank_whose_fellow_is_lost_can_leave(tmp_path: Path) -> None:
     """The thread waits for a file that never comes, and Python waits for every thread at its end."""
     with two_ranks(tmp_path) as (states, _):
         writer = build_writer(tmp_path, states[0], ranks=Ranks(0, 2, torch.device("cpu")))
         writer.save({"step": 1}, CONFIG)
         assert not writer.has_failed
-        writer.close()
+        writer.close(patience_s=0.1)
         (thread,) = writer._pool._threads
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
