@@ -155,7 +155,8 @@ def test_a_second_save_waits_for_the_first(tmp_path: Path) -> None:
     writer.wait()  # with nothing to write
 
 
-def test_it_is_complete_only_once_every_rank_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def delayed_second_rank(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Rank 1 writes its part when the event is set."""
     write, second = checkpoint.write_tensors, threading.Event()
 
     def slow(tensors: Any, path: Path) -> None:
@@ -163,6 +164,11 @@ def test_it_is_complete_only_once_every_rank_has_written(tmp_path: Path, monkeyp
         write(tensors, path)
 
     monkeypatch.setattr(checkpoint, "write_tensors", slow)
+    return second
+
+
+def test_it_is_complete_only_once_every_rank_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = delayed_second_rank(monkeypatch)
     with two_ranks(tmp_path) as (_, writers):
         begin(writers, 5)
         aside = tmp_path / "step_00000005.tmp"
@@ -180,13 +186,7 @@ def test_it_is_complete_only_once_every_rank_has_written(tmp_path: Path, monkeyp
 def test_a_run_that_ends_by_an_error_still_completes_what_was_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, second = checkpoint.write_tensors, threading.Event()
-
-    def slow(tensors: Any, path: Path) -> None:
-        assert path.name != "rank_00001.safetensors" or second.wait(PATIENCE_S)
-        write(tensors, path)
-
-    monkeypatch.setattr(checkpoint, "write_tensors", slow)
+    second = delayed_second_rank(monkeypatch)
     with two_ranks(tmp_path) as (_, writers):
         begin(writers, 5)
         threading.Timer(0.2, second.set).start()
