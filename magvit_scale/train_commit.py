@@ -23,7 +23,7 @@ from magvit_scale.data.clips import to_frames
 from magvit_scale.data.token_shards import TokenShards, to_token_ids, training_batches
 from magvit_scale.export import export_run
 from magvit_scale.pipeline import MagvitPipeline
-from magvit_scale.pretrained import hash_model, shapes_of
+from magvit_scale.pretrained import hash_model
 from magvit_scale.training import distributed
 from magvit_scale.training.checkpoint import TrainingState
 from magvit_scale.training.engine import Engine
@@ -120,13 +120,9 @@ def show_samples(config: TrainCommitConfig, engine: Engine, ranks: Ranks, tracke
     """Held-out cross-entropy of every task, and generated clips, in TensorBoard. Collective."""
     if config.validation_tokens is None:
         return
-    with torch.device("meta"):
-        model = CommitTransformer(config.model)
-    weights = distributed.gather(engine.masters(), shapes_of(model), ranks)
-    if tracker is None:
+    model = distributed.gather_model(lambda: CommitTransformer(config.model), engine.masters(), ranks)
+    if tracker is None or model is None:
         return
-    model.load_state_dict(weights, assign=True)
-    model.eval()
     shards = open_shards(config.validation_tokens, config)
     count = min(NUM_VALIDATION_CLIPS, shards.num_clips)
     tokens, labels = shards.batch(range(count), [0] * count)

@@ -15,7 +15,6 @@ from magvit_scale.config import TrainVQGANConfig, parse
 from magvit_scale.data.clips import held_out_clips, to_frames, to_unit_range, training_batches
 from magvit_scale.data.sources import fingerprint, has_split
 from magvit_scale.export import export_run
-from magvit_scale.pretrained import shapes_of
 from magvit_scale.training import distributed
 from magvit_scale.training.checkpoint import TrainingState
 from magvit_scale.training.ema import ExponentialMovingAverage
@@ -88,14 +87,11 @@ def show_reconstructions(
     """Held-out clips over their reconstructions by the averaged weights, as a moving picture in TensorBoard.
     Collective.
     """
-    with torch.device("meta"):
-        network = VQGAN(config.model)
-    weights = distributed.gather(average.owned_slices(), shapes_of(network), ranks)
-    if tracker is None:
+    network = distributed.gather_model(lambda: VQGAN(config.model), average.owned_slices(), ranks)
+    if tracker is None or network is None:
         return
-    network.load_state_dict(weights, assign=True)
     clips = replace(config.clips, split="test" if has_split(config.clips, "test") else config.clips.split)
     real = next(iter(held_out_clips(clips, num_clips=NUM_SHOWN_CLIPS, batch_size=NUM_SHOWN_CLIPS)))["clip"]
     real = to_unit_range(real.to(ranks.device))
-    fake, _ = network.eval()(real)
+    fake, _ = network(real)
     tracker.clips(step, "reconstructions", to_frames(torch.cat([real, fake], dim=3)))

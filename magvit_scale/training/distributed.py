@@ -6,11 +6,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from magvit_scale.checkpointing import checkpoint_activations
 from magvit_scale.config import OptimConfig, Refusal, RunConfig
+from magvit_scale.pretrained import shapes_of
 from magvit_scale.training.engine import Engine, compute_in
 from magvit_scale.training.ranks import Ranks
 
@@ -38,6 +39,7 @@ def _prepare_environment() -> None:
 _prepare_environment()
 import deepspeed  # noqa: E402
 
+Model = TypeVar("Model", bound=nn.Module)
 _linear = F.linear
 OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
         "optimizer", "scheduler", "bf16", "fp16", "torch_autocast", "data_types")  # fmt: skip
@@ -155,6 +157,21 @@ def gather(
         if ranks.is_main:
             found[name] = whole.reshape(shape)
     return found
+
+
+def gather_model(build: Callable[[], Model], slices: Iterable[tuple[str, int, Tensor]], ranks: Ranks) -> Model | None:
+    """Collective: what `build` builds, filled from the slices of all ranks, see `gather`.
+
+    Returns:
+        On the main rank the model in evaluation mode, float32, on its device; None on the others.
+    """
+    with torch.device("meta"):
+        model = build()
+    tensors = gather(slices, shapes_of(model), ranks)
+    if not ranks.is_main:
+        return None
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
 
 
 @cache

@@ -18,10 +18,11 @@ import torch.distributed as dist
 
 from magvit_scale.training.watchdog import Watchdog
 
-DEAD_AFTER_S, HANG_AFTER_S = 3.0, 4.0
+# Fifty processes start at once, and may share two cores with others.
+DEAD_AFTER_S, HANG_AFTER_S = 9.0, 12.0
 NUM_STEPS, FATAL_STEP = 6, 3
 FOREVER_S = 600.0
-LONGEST_WORLD_S = 60.0
+LONGEST_WORLD_S = 180.0
 HEARD_AFTER_S = 0.5
 """Until the others know where a rank is."""
 
