@@ -18,7 +18,7 @@ export PYTHONPATH := $(CURDIR)
 export VIDEOS ROOT MINUTES
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults bench-data bench-training check clean
+.PHONY: help install demo test test-slurm faults bench-data bench-training check clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -32,6 +32,9 @@ demo: install  ## videos to generated clips in MINUTES=15; VIDEOS=FOLDER takes y
 
 test: install  ## every test that needs no GPU
 	$(BIN)/python -m pytest -q -m "not gpu"
+
+test-slurm: install  ## the launcher on a SLURM cluster of three nodes on this machine; root on Debian, installs its packages
+	MAGVIT_SLURM_TESTS=1 $(BIN)/python -m pytest -q tests/slurm
 
 faults: install  ## only the tests that kill, damage, fill disks and cut connections; 100 kills of training runs
 	MAGVIT_NUM_KILLS=$${MAGVIT_NUM_KILLS:-100} $(BIN)/python -m pytest -q tests/integration/test_*faults.py \
