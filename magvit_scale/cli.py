@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from magvit_scale.config import refusals_end_the_program
 
 VERBS = {
+    "doctor": ("magvit_scale.doctor", "this machine, or all ranks of an allocation -> what would stop a run"),
     "train-vqgan": ("magvit_scale.train_vqgan", "clip shards -> 2D or 3D VQGAN"),
     "inflate": ("magvit_scale.inflate", "2D VQGAN -> 3D VQGAN"),
     "precompute-tokens": ("magvit_scale.precompute_tokens", "clip shards and a VQGAN -> token shards"),

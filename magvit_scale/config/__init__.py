@@ -18,6 +18,7 @@ from magvit_scale.config.data import (
     SourceConfig,
     WriteShardsConfig,
 )
+from magvit_scale.config.doctor import DoctorConfig
 from magvit_scale.config.health import (
     CodebookUseConfig,
     HealthAction,
@@ -59,6 +60,7 @@ __all__ = [
     "CommitLossConfig",
     "DecodingConfig",
     "DiscriminatorConfig",
+    "DoctorConfig",
     "EvaluateConfig",
     "ExportConfig",
     "GenerateConfig",

@@ -2,11 +2,13 @@
 7).
 """
 
+import io
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -48,10 +50,14 @@ GROUP_TIMEOUT = timedelta(hours=3)
 """torch ends a rank that waits for another so long; `run.hang_after_s` is shorter, and names the one that hangs."""
 
 
-def start() -> Ranks:
+def start(store: dist.Store | None = None, timeout: timedelta = GROUP_TIMEOUT) -> Ranks:
     """Joins the process group that torchrun, the deepspeed launcher, srun or slurm/job.py describe in the environment.
 
     A lone process becomes a world of one. Collective: every rank must call, once.
+
+    Args:
+        store: where the ranks have met already; None meets at MASTER_ADDR and MASTER_PORT.
+        timeout: how long a rank waits for another, in this call and in every collective.
     """
     if "RANK" not in os.environ:
         # DeepSpeed looks for all five; nobody listens at the address.
@@ -62,10 +68,15 @@ def start() -> Ranks:
     has_gpu = torch.cuda.is_available()
     backend = "nccl" if has_gpu else "gloo"
     if not dist.is_initialized():
-        if os.environ["WORLD_SIZE"] == "1":
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        if store is None and world_size == 1:
             # A store in memory: no port to find, and none that an earlier group of this process still holds.
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-        deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=GROUP_TIMEOUT)
+            store = dist.HashStore()
+        if store is not None:
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+        # On a CPU it prints that it has built its communication.
+        with redirect_stdout(io.StringIO()):
+            deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timeout)
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if has_gpu else torch.device("cpu")
     if has_gpu:
         torch.cuda.set_device(device)

@@ -20,7 +20,7 @@ class Launch:
     def __init__(self, function: str, num_ranks: int, folder: Path) -> None:
         self.function, self.num_ranks = function, num_ranks
         self.logs = [folder / f"{function.split(':')[1]}_{num_ranks}.rank{rank}.log" for rank in range(num_ranks)]
-        port = str(_free_port())
+        port = str(free_port())
         self.processes = [self._start(rank, port, folder) for rank in range(num_ranks)]
 
     @property
@@ -84,7 +84,8 @@ def _end_of(path: Path) -> str:
     return path.read_text(errors="replace")[-NUM_SHOWN_CHARACTERS:]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
