@@ -132,8 +132,8 @@ def _examine_gpu(report: RankReport, local_rank: int) -> None:
     report.device_type = "cuda"
     if local_rank >= torch.cuda.device_count():
         report.problems.append(
-            f"LOCAL_RANK={local_rank}, and {torch.cuda.device_count()} GPUs are visible here; ask for as many GPUs per "
-            "node as ranks"
+            f"LOCAL_RANK={local_rank}, but this rank sees {torch.cuda.device_count()} GPUs; let every rank see as many "
+            "as its node has ranks"
         )
         return
     try:
@@ -153,7 +153,9 @@ def _examine_cpu(report: RankReport) -> None:
     listing = Path("/proc/cpuinfo")
     facts = listing.read_text() if listing.is_file() else ""
     name = re.search(r"^model name\s*: (.+)$", facts, re.MULTILINE)
-    report.device = f"{name[1] if name else platform.machine()}, {os.cpu_count()} cores"
+    # On a cluster a job has only some of the host's.
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    report.device = f"{name[1] if name else platform.machine()}, {num_cores} cores"
     report.memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     report.has_bf16 = "bf16" in facts if facts else None
 

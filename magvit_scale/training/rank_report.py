@@ -57,14 +57,15 @@ class RankReport:
             self.problems += [problem] if problem not in self.problems else []
 
     def compare(self, first: "RankReport") -> None:
-        """Notes as problems what must be the same on all ranks and is not as on rank 0."""
+        """Notes what is to be the same on all ranks and is not as on rank 0: another Python as a warning only."""
         if self.device_type != first.device_type:
             self.problems.append(
                 f"works on a {self.device_type} device, rank 0 on {first.device_type}; see what nvidia-smi says here"
             )
         for name in sorted(self.versions.keys() | first.versions.keys()):
             if (here := self.versions.get(name)) != (there := first.versions.get(name)):
-                self.problems.append(f"{name} {here}, rank 0 has {there}; give all nodes one environment")
+                found = self.warnings if name == "python" else self.problems
+                found.append(f"{name} {here}, rank 0 has {there}; give all nodes one environment")
 
     def describe(self, what: str) -> str:
         """One line about this rank that names it."""

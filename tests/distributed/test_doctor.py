@@ -1,4 +1,4 @@
-"""`magvit doctor` on two real ranks: all well; one is blind, never starts, is stuck, or finds no rank 0."""
+"""`magvit doctor` on two real ranks: all well; one lies, is blind, never starts, is stuck, or finds no rank 0."""
 
 import json
 import os
@@ -16,6 +16,14 @@ from tests.distributed.launching import REPOSITORY, free_port
 pytestmark = pytest.mark.distributed
 HOST = socket.gethostname()
 TIMEOUT_S = 120
+DOCTOR = "from magvit_scale import cli; import sys; cli.main(['doctor', *sys.argv[1:]])"
+LIES = """
+import os
+from magvit_scale.training import distributed
+honest_sum = distributed.sum_over_ranks
+distributed.sum_over_ranks = lambda own: honest_sum(own + (os.environ["RANK"] == "1"))
+"""
+"""Rank 1 puts 3 where 2 is expected of it."""
 SHORT_PATIENCE_S = 3
 LONG_PATIENCE_S = 15
 """Longer than two ranks differ in coming, on a busy machine."""
@@ -24,9 +32,9 @@ LONG_PATIENCE_S = 15
 class World:
     """Two ranks, each with a key of its own; those left out never start."""
 
-    def __init__(self, reports: Path, keys: dict[int, str], patience_s: float) -> None:
+    def __init__(self, reports: Path, keys: dict[int, str], patience_s: float, program: str = DOCTOR) -> None:
         self.reports, port = reports, str(free_port())
-        shared = [f"reports={reports}", f"patience_s={patience_s}"]
+        shared = [program, f"reports={reports}", f"patience_s={patience_s}"]
         self.processes = {rank: _start(rank, port, [*shared, key]) for rank, key in keys.items()}
         self.statuses: dict[int, int] = {}
         self.outputs: dict[int, str] = {}
@@ -48,10 +56,10 @@ class World:
         return content
 
 
-def _start(rank: int, port: str, keys: list[str]) -> "subprocess.Popen[str]":
+def _start(rank: int, port: str, arguments: list[str]) -> "subprocess.Popen[str]":
     place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": port}
     environment = {**os.environ, **place, "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-m", "magvit_scale.cli", "doctor", *keys]
+    command = [sys.executable, "-W", "ignore", "-c", *arguments]
     return subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -69,6 +77,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, World
     found = {
         "well": World(root / "well", {0: shared, 1: shared}, TIMEOUT_S),
         "blind": World(root / "blind", {0: shared, 1: other}, TIMEOUT_S),
+        "lying": World(root / "lying", {0: shared, 1: shared}, TIMEOUT_S, LIES + DOCTOR),
         "absent": World(root / "absent", {0: shared}, SHORT_PATIENCE_S),
         "hostless": World(root / "hostless", {1: shared}, SHORT_PATIENCE_S),
         "stuck": World(root / "stuck", {0: "num_workers=0", 1: stuck}, LONG_PATIENCE_S),
@@ -101,6 +110,16 @@ def test_both_have_summed_and_compared_clocks(worlds: dict[str, World]) -> None:
     # Of one host, on whatever busy machine: what one rank is ahead of itself, it is not; of the other, not by much.
     assert reports[0]["clock_offset_ms"] == 0
     assert abs(reports[1]["clock_offset_ms"]) < 60_000
+
+
+def test_a_wrong_sum_fails_both(worlds: dict[str, World]) -> None:
+    world = worlds["lying"]
+    assert world.statuses == {0: 1, 1: 1}
+    *_, first, second, verdict = world.outputs[0].splitlines()
+    for rank, problem in enumerate((first, second)):
+        found = f"{HOST} (rank {rank}): all-reduce gave 1048576 wrong sums of 1048576, expected 3; "
+        assert problem.startswith(found)
+    assert verdict == "2 problems, on 2 of 2 ranks"
 
 
 def test_a_rank_that_does_not_see_the_folder_fails_both_and_is_named(worlds: dict[str, World]) -> None:

@@ -28,7 +28,8 @@ def test_a_machine_is_known_without_a_word_to_others(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("MASTER_ADDR", "nobody.invalid")
     found = examine_machine()
-    assert (found.rank, found.world_size, found.versions["torch"]) == (3, 8, torch.__version__.split("+")[0])
+    assert (found.rank, found.world_size) == (3, 8)
+    assert found.versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert found.memory_gb is not None
     assert found.memory_gb > 0.1
 
@@ -39,7 +40,8 @@ def test_more_ranks_than_gpus_are_refused_before_a_gpu_is_touched(monkeypatch: p
     monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 27, 3))
     monkeypatch.setenv("LOCAL_RANK", "2")
     found = examine_machine()
-    assert found.problems == ["LOCAL_RANK=2, and 2 GPUs are visible here; ask for as many GPUs per node as ranks"]
+    (problem,) = found.problems
+    assert problem.startswith("LOCAL_RANK=2, but this rank sees 2 GPUs; ")
     assert (found.device_type, found.versions["nccl"]) == ("cuda", "2.27.3")
 
 

@@ -30,15 +30,16 @@ def test_a_report_that_cannot_be_written_is_one_problem_however_often_it_is_trie
 
 def test_what_must_be_the_same_on_all_ranks_is_named_where_it_is_not() -> None:
     first = report(0, versions={"torch": "2.15.0", "nccl": "2.27", "python": "3.11"})
-    other = report(1, device_type="cpu", versions={"torch": "2.14.1", "python": "3.11"})
+    other = report(1, device_type="cpu", versions={"torch": "2.14.1", "python": "3.12"})
     other.compare(first)
     assert [problem.split(";")[0] for problem in other.problems] == [
         "works on a cpu device, rank 0 on cuda",
         "nccl None, rank 0 has 2.27",
         "torch 2.14.1, rank 0 has 2.15.0",
     ]
+    assert [warning.split(";")[0] for warning in other.warnings] == ["python 3.12, rank 0 has 3.11"]
     first.compare(first)
-    assert first.problems == []
+    assert first.problems + first.warnings == []
 
 
 def test_the_last_word_of_every_rank_counts(tmp_path: Path) -> None:
