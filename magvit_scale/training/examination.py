@@ -25,6 +25,7 @@ NUM_ELEMENTS = 1 << 20
 """Of the float32 tensor that is summed over the ranks: 4 MB, a usual bucket of gradients."""
 MAX_CLOCK_OFFSET_MS = 1000.0
 NUM_PROBE_BYTES = 1 << 12
+MAX_REASON_CHARACTERS = 200
 
 
 def examine_machine() -> RankReport:
@@ -51,8 +52,9 @@ def examine_group(report: RankReport, meeting: Meeting) -> None:
         # Only a group that works is left: one that does not may wait for ever.
         distributed.stop()
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        report.problems.append(f"all-reduce failed: {reason}; see the network between the nodes, NCCL_DEBUG=INFO tells")
+        report.problems.append(
+            f"all-reduce failed: {_first_line(error)}; see the other ranks and the network; NCCL_DEBUG=INFO tells more"
+        )
 
 
 @contextmanager
@@ -113,6 +115,12 @@ def _write_and_read_back(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _first_line(error: RuntimeError) -> str:
+    """For any terminal: gloo's errors come with pictures."""
+    line, *_ = [*str(error).splitlines(), ""]
+    return line.encode("ascii", "ignore").decode().strip()[:MAX_REASON_CHARACTERS]
+
+
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), **{name: _version(name) for name in ("magvit_scale", "torch",
                                                                                       "deepspeed")}}  # fmt: skip
@@ -141,7 +149,7 @@ def _examine_gpu(report: RankReport, local_rank: int) -> None:
         with torch.cuda.device(local_rank):
             report.has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     except RuntimeError as error:
-        report.problems.append(f"GPU {local_rank} does not answer: {str(error).splitlines()[0]}; see nvidia-smi here")
+        report.problems.append(f"GPU {local_rank} does not answer: {_first_line(error)}; see nvidia-smi here")
         return
     report.device, report.memory_gb = facts.name, facts.total_memory / 1e9
     if not report.has_bf16:

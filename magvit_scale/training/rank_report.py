@@ -94,7 +94,7 @@ def assemble(
     reports = {rank: RankReport.load(text) for rank, text in {**arrived, **final}.items()}
     for rank in sorted(set(range(world_size)) - set(final)):
         if rank in arrived:
-            problem = f"did not finish in {patience_s:g} s; see whether its folder and shards answer, and read its log"
+            problem = f"did not finish in {patience_s:g} s; read its log, and see whether its folder and shards answer"
             reports[rank].problems.append(problem)
         else:
             reports[rank] = _absent(rank, world_size, patience_s, folder)

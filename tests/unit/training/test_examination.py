@@ -121,7 +121,9 @@ def test_an_error_of_communication_is_told_in_one_line(
     report: RankReport, meeting: Meeting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(value: torch.Tensor) -> torch.Tensor:
-        raise torch.distributed.DistBackendError("NCCL error: Connect to 10.0.0.2 failed\nexception raised from ...")
+        raise torch.distributed.DistBackendError(
+            "NCCL error: Connect to 10.0.0.2 failed \U0001f3d6\nexception raised from ..."
+        )
 
     monkeypatch.setattr(distributed, "sum_over_ranks", fail)
     examine_group(report, meeting)
