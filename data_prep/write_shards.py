@@ -28,7 +28,7 @@ from data_prep.list_videos import NO_CLASS, Record, read_manifest
 from data_prep.shard_plan import PlannedShard, content_hash, key_of, plan
 from data_prep.stored_video import EXTENSIONS, settings, store
 from magvit_scale.config import Refusal, WriteShardsConfig, parse, refusals_end_the_program
-from magvit_scale.files import sha256, tar_written_aside, write_json, write_text
+from magvit_scale.files import in_own_order, sha256, tar_written_aside, write_json, write_text
 from magvit_scale.progress import progress_bar
 from magvit_scale.video import VideoError
 
@@ -75,6 +75,8 @@ def _refuse_twins(manifest: Sequence[Record]) -> None:
 
 def _write_missing(config: WriteShardsConfig, shards: Sequence[PlannedShard]) -> None:
     missing = [shard for shard in shards if not shard.is_done()]
+    for shard in missing:
+        shard.index.unlink(missing_ok=True)
     totals = [sum(len(shard.videos) for shard in part) for part in (shards, missing)]
     lock = threading.Lock()
     with (
@@ -86,12 +88,15 @@ def _write_missing(config: WriteShardsConfig, shards: Sequence[PlannedShard]) ->
             with lock:
                 bar.update(1)
 
-        for _ in pool.map(partial(_write_shard, config, count_one), missing):
+        for _ in pool.map(partial(_write_shard, config, count_one), in_own_order(missing)):
             pass
 
 
 def _write_shard(config: WriteShardsConfig, count_one: Callable[[], None], shard: PlannedShard) -> None:
-    shard.index.unlink(missing_ok=True)
+    if shard.is_done():  # by a launch beside this one
+        for _ in shard.videos:
+            count_one()
+        return
     samples, errors = [], []
     with tar_written_aside(shard.path) as add:
         for record in shard.videos:

@@ -65,8 +65,8 @@ def examine_storage(config: DoctorConfig, report: RankReport, beacon_name: str) 
     between, limit = config.minutes_between_checkpoints, config.time_limit_minutes
     if report.rank == 0 and between is not None and limit is not None and between > limit:
         report.warnings.append(
-            f"{between:g} minutes between checkpoints, but jobs end after {limit:g}: the run would never get on; lower "
-            "run.checkpoint_every or raise resources.time_limit_minutes"
+            f"{between:g} minutes between checkpoints, but jobs end after {limit:g}: one that is killed without a "
+            "warning loses all; lower run.checkpoint_every or raise resources.time_limit_minutes"
         )
 
 

@@ -8,13 +8,15 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Item = TypeVar("Item")
 
 
 @contextmanager
@@ -67,6 +69,21 @@ def npy_bytes(array: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
     return buffer.getvalue()
+
+
+def in_own_order(items: Sequence[Item]) -> list[Item]:
+    """The items from another one on for every launch side by side, so that each finds what the others have made.
+
+    Elements of a SLURM job array begin evenly spread; other launches wherever their process number falls.
+    """
+    if not items:
+        return []
+    if "SLURM_ARRAY_TASK_COUNT" in os.environ:
+        first, count, own = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("MIN", "COUNT", "ID"))
+        start = (own - first) * len(items) // count
+    else:
+        start = os.getpid() % len(items)
+    return [*items[start:], *items[:start]]
 
 
 def sha256(path: Path) -> str:

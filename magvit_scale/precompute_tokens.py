@@ -4,7 +4,6 @@ One token shard per clip shard, holding the tokens of the clip and of the tasks'
 Ranks take shards in turn; shards that exist are kept, so a killed run continues.
 """
 
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple
@@ -24,6 +23,7 @@ from magvit_scale.data.token_writer import (
     write_token_dataset,
     write_token_shard,
 )
+from magvit_scale.files import in_own_order
 from magvit_scale.pretrained import hash_model
 from magvit_scale.progress import progress
 from magvit_scale.tokenizing import Comparison, compare_shard, tokenize_shard
@@ -58,10 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def shards_in_turn(num_shards: int, ranks: distributed.Ranks, label: str) -> Iterable[int]:
     """This rank's shards, under a progress bar of the main rank."""
-    mine = list(range(ranks.rank, num_shards, ranks.world_size))
-    # Launches side by side begin at different places, so that each finds what the others have done.
-    start = os.getpid() % max(len(mine), 1)
-    mine = mine[start:] + mine[:start]
+    mine = in_own_order(range(ranks.rank, num_shards, ranks.world_size))
     return progress(mine, label, len(mine), unit="shard") if ranks.is_main else mine
 
 

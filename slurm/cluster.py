@@ -1,22 +1,29 @@
 """Submits the stages of a chain as dependent SLURM jobs and leaves; the jobs mark what they finish."""
 
-import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import submitit
 
-from magvit_scale.config import Refusal, ResourcesConfig
-from slurm.job import Job, forget_ranks
-from slurm.stages import Stage, write_json
+from magvit_scale.config import Refusal
+from slurm import queue, snapshot
+from slurm.job import Job
+from slurm.stages import Stage, read_marker, write_json
 
-LIVING_STATES = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "RESIZING", "STOPPED")
+BATCH_SCRIPT = Path(__file__).with_name("around_srun.sh")
 
 
-def submit_chain(stages: list[Stage], resources: ResourcesConfig) -> dict[str, str]:
+def submit_chain(stages: Sequence[Stage], code: Path) -> dict[str, str]:
     """Submits every stage, each to start when the one before has ended well.
+
+    Args:
+        stages: in order; those of one group become one job array.
+        code: the copy of the checkout that the jobs run.
 
     Returns:
         The SLURM job id of each stage.
@@ -27,65 +34,114 @@ def submit_chain(stages: list[Stage], resources: ResourcesConfig) -> dict[str, s
     for stage in stages:
         _refuse_living(stage)
     jobs: dict[str, str] = {}
-    for stage in stages:
-        previous = next(reversed(jobs.values()), None)
-        forget_ranks(stage)
-        jobs[stage.name] = _submit(stage, resources, previous)
-        write_json(stage.started_marker, stage.record(job_id=jobs[stage.name]))
+    previous: str | None = None
+    for _, members in groupby(stages, key=lambda stage: stage.group):
+        group = [snapshot.preserve(stage, code.parent / "configs") for stage in members]
+        ids = _submit(group, code, previous)
+        jobs |= dict(zip([stage.name for stage in group], ids, strict=True))
+        previous = ids[0].split("_")[0]
     return jobs
 
 
-def _submit(stage: Stage, resources: ResourcesConfig, previous: str | None) -> str:
+class _Preview(submitit.SlurmExecutor):
+    """Writes batch scripts where there is no SLURM."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 1
+
+
+def batch_script(group: Sequence[Stage], code: Path) -> str:
+    """The script that sbatch would get for a stage or an array, on a machine without SLURM too."""
+    executor = _executor(_Preview, group, code, None)
+    if len(group) > 1:
+        executor.parameters["map_count"] = len(group)
+    # submitit has no public way to it.
+    return str(executor._make_submission_file_text(executor._submitit_command_str, "SUBMISSION"))
+
+
+def _submit(group: Sequence[Stage], code: Path, previous: str | None) -> list[str]:
+    for stage in group:
+        stage.cancelled_marker.unlink(missing_ok=True)
+        # Before the job: it may start at once, and reads who it is.
+        write_json(stage.started_marker, stage.record(job_id=None))
     try:
-        executor = submitit.AutoExecutor(
-            folder=stage.logs,
-            cluster="slurm",
-            # Before submitit installs its handler and after Python has dropped it, USR2 would kill the task.
-            slurm_python=f"env --ignore-signal=USR2 {shlex.quote(sys.executable)}",
-        )
-        executor.update_parameters(**parameters(stage, resources, previous))
-        return str(executor.submit(Job(stage=stage)).job_id)
+        executor = _executor(submitit.SlurmExecutor, group, code, previous)
+        with executor.batch():  # several become an array
+            jobs = [executor.submit(Job(stage=stage)) for stage in group]
     except (RuntimeError, subprocess.CalledProcessError, submitit.core.utils.FailedJobError) as error:
-        raise Refusal(f"stage {stage.name}: SLURM did not take the job: {' '.join(str(error).split())}") from error
+        raise Refusal(f"stage {group[0].group}: SLURM did not take it: {' '.join(str(error).split())}") from error
+    ids = [str(job.job_id) for job in jobs]
+    for stage, job_id in zip(group, ids, strict=True):
+        write_json(stage.started_marker, stage.record(job_id=job_id))
+    return ids
 
 
-def parameters(stage: Stage, resources: ResourcesConfig, previous: str | None) -> dict[str, Any]:
-    """What submitit is told about a stage's job; whatever is null is left to the cluster."""
-    additional = {"requeue": True, "kill-on-invalid-dep": "yes", **resources.additional}
+def _executor(
+    kind: type[submitit.SlurmExecutor], group: Sequence[Stage], code: Path, previous: str | None
+) -> submitit.SlurmExecutor:
+    python = group[0].resources.python or shlex.quote(sys.executable)
+    # Before submitit installs its handler and after Python has dropped it, USR2 would kill the task.
+    executor = kind(folder=group[0].logs, python=f"env --ignore-signal=USR2 {python}")
+    executor.update_parameters(**parameters(group, code, python, previous))
+    return executor
+
+
+def parameters(group: Sequence[Stage], code: Path, python: str, previous: str | None) -> dict[str, Any]:
+    """What submitit is told about a job or array; whatever is null is left to the cluster."""
+    stage, resources = group[0], group[0].resources
+    tasks, additional, srun = _tasks(stage)
+    additional |= {"requeue": True, "kill-on-invalid-dep": "yes"}
     if previous:
-        additional["dependency"] = f"afterok:{previous}"
+        additional["dependency"] = f"{'afterok' if stage.needs_success else 'afterany'}:{previous}"
     asked = {
-        "name": stage.name,
+        "job_name": stage.group,
         "nodes": stage.config.nodes,
-        "tasks_per_node": stage.config.tasks,
+        **tasks,
         "gpus_per_node": stage.config.gpus_per_node or None,
-        "cpus_per_task": stage.config.cpus_per_task,
-        "timeout_min": resources.time_limit_minutes,
-        "mem_gb": resources.mem_gb,
-        "slurm_partition": resources.partition,
-        "slurm_account": resources.account,
-        "slurm_qos": resources.qos,
-        "slurm_constraint": resources.constraint,
-        "slurm_signal_delay_s": resources.signal_delay_s,
-        "slurm_setup": list(resources.setup) or None,
-        "slurm_additional_parameters": additional,
+        "time": resources.time_limit_minutes,
+        "mem": None if resources.mem_gb is None else f"{round(resources.mem_gb * 1024)}M",
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+        "exclude": resources.exclude,
+        "comment": f"magvit_scale {stage.root}",
+        "signal_delay_s": resources.signal_delay_s,
+        "setup": _setup(group, code, python),
+        "srun_args": [*srun, *(resources.srun or ())],
+        "array_parallelism": stage.config.array_parallelism,
+        "additional_parameters": additional | (resources.additional or {}),
     }
-    return {name: value for name, value in asked.items() if value is not None}
+    return {name: value for name, value in asked.items() if value not in (None, [])}
+
+
+def _tasks(stage: Stage) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """How many processes, as submitit's parameters, further ones of sbatch, and arguments of srun."""
+    tasks, cpus = stage.config.tasks, stage.config.cpus_per_task
+    if not stage.config.min_nodes:
+        return {"ntasks_per_node": tasks, "cpus_per_task": cpus}, {}, []
+    # Told of tasks, SLURM takes as few nodes as it may; so it hears of processors, and srun of the tasks.
+    nodes = {"nodes": f"{stage.config.min_nodes}-{stage.config.nodes}", "mincpus": tasks * (cpus or 1)}
+    return {}, nodes, [f"--ntasks-per-node={tasks}", *([f"--cpus-per-task={cpus}"] if cpus else [])]
+
+
+def _setup(group: Sequence[Stage], code: Path, python: str) -> list[str]:
+    """Shell lines before srun: the copied code, the user's lines, and what happens around the program."""
+    return [
+        f'export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+":$PYTHONPATH"}}',
+        *(group[0].resources.setup or ()),
+        f"stages=({shlex.join(stage.name for stage in group)})",
+        'stage="${stages[${SLURM_ARRAY_TASK_ID:-0}]}"',
+        f'attempts() {{ {python} -m slurm.attempts "$1" {shlex.quote(group[0].folder)} "$stage" "${{@:2}}"; }}',
+        f"wanted_nodes={group[0].config.nodes}",
+        *BATCH_SCRIPT.read_text().splitlines(),
+    ]
 
 
 def _refuse_living(stage: Stage) -> None:
     if not stage.started_marker.exists():
         return
-    job_id = json.loads(stage.started_marker.read_text()).get("job_id")
-    if job_id and _state(job_id) in LIVING_STATES:
-        raise Refusal(f"stage {stage.name} is already SLURM job {job_id}; wait for it, or `scancel {job_id}` first")
-
-
-def _state(job_id: str) -> str:
-    answer = subprocess.run(
-        ["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job_id}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip()
+    job_id = read_marker(stage.started_marker)["job_id"]
+    if job_id and queue.is_living(job_id):
+        raise Refusal(f"stage {stage.name} is already SLURM job {job_id}; see python -m slurm.status {stage.root}")

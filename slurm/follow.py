@@ -72,6 +72,11 @@ def explain_failure(program: str, out: Path, err: Path) -> tuple[str, list[str]]
     return reason, [*output[-NUM_LAST_LINES:], *errors[-NUM_LAST_LINES:]]
 
 
+def last_lines(path: Path, num_lines: int) -> list[str]:
+    """The end of a log, without progress bars and the launcher's own lines."""
+    return _meaningful_lines(path)[-num_lines:]
+
+
 def _meaningful_lines(path: Path) -> list[str]:
     if not path.exists():
         return []

@@ -5,20 +5,27 @@ bare requeue) continues as well as one from a new pickle.
 """
 
 import importlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
 import submitit
 
 from magvit_scale.config import refusals_end_the_program
-from slurm import guard
-from slurm.stages import Stage, write_json
+from magvit_scale.training.launched import NUM_PORTS, port_of
+from magvit_scale.training.signals import STOPPED_STATUS
+from slurm import guard, preflight
+from slurm.stages import Stage, read_marker, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,26 +39,24 @@ class Job:
     """Meeting port of the ranks; null derives it from the job id."""
 
     def __call__(self) -> None:
-        """Sets the environment that torchrun would set, runs the program, notes that this rank has ended well."""
+        """Sets the environment that torchrun would set, runs the program, notes how this rank has ended."""
         started = time.monotonic()
         here = submitit.JobEnvironment()
         here.paths.result_pickle.unlink(missing_ok=True)
         watcher = self._guarded(here.global_rank)
-        done = _rank_marker(self.stage, here.global_rank)
-        done.unlink(missing_ok=True)
-        os.environ.update(rank_environment(here, self.port))
-        run_program(self.stage)
-        write_json(done, {"seconds": round(time.monotonic() - started, 1)})
+        stop_when_asked()
+        with _noted(self.stage, here.global_rank):
+            os.environ.update(rank_environment(here, self.stage, self.port))
+            if preflight.is_wanted(self.stage) and self.lifeline is None:
+                preflight.examine(self.stage, attempt(), NUM_PORTS + _port_of_start())
+            run_program(self.stage)
         finish(self.stage, here.num_tasks, time.monotonic() - started)
         if watcher:
             watcher.kill()
             watcher.wait()
-        # Python drops its own handler on the way out, and a late preemption signal would then fail a finished job.
+        # Python drops its own handlers on the way out, and a late preemption signal would then fail a finished job.
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Asks for the same job again: the disk is the truth."""
-        return submitit.helpers.DelayedSubmission(self)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _guarded(self, rank: int) -> "subprocess.Popen[bytes] | None":
         if self.lifeline is None:
@@ -60,27 +65,68 @@ class Job:
         return subprocess.Popen([sys.executable, "-I", guard.__file__, self.lifeline, str(rank), str(os.getpid())])
 
 
+def attempt() -> str:
+    """Name of this start of the job, which no other start of any job shares."""
+    return f"{os.environ.get('SLURM_JOB_ID', 'local')}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+
+
+def stop_when_asked() -> None:
+    """Lets SIGTERM and SIGUSR2 end this process with STOPPED_STATUS, so that the batch script starts the job again.
+
+    In place of submitit's handlers: those requeue from rank 0 while the others go on, and take SIGTERM for nothing.
+    Programs that have something to save handle the signals themselves meanwhile.
+    """
+
+    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(STOPPED_STATUS)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGUSR2, stop)
+
+
 def run_program(stage: Stage) -> None:
     """Calls the stage's main(argv); bad input becomes one line on stderr and exit status 1."""
     with refusals_end_the_program(stage.program):
         importlib.import_module(stage.program).main(list(stage.argv))
 
 
+@contextmanager
+def _noted(stage: Stage, rank: int) -> Iterator[None]:
+    note = {"status": 1, "why": "", "host": socket.gethostname()}
+    try:
+        yield
+        note["status"] = 0
+    except SystemExit as end:
+        note |= {"status": end.code} if isinstance(end.code, int) else {"why": str(end.code)}
+        raise
+    except Exception as error:
+        note["why"] = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        write_json(stage.rank_marker(attempt(), rank), note)
+
+
 def finish(stage: Stage, num_ranks: int, seconds: float) -> None:
     """Writes the stage's marker if every rank has ended well; the last rank to end finds that so."""
-    ranks = [_rank_marker(stage, rank) for rank in range(num_ranks)]
-    if all(rank.exists() for rank in ranks):
-        write_json(stage.marker, stage.record(seconds=round(seconds, 1)))
-        forget_ranks(stage)
+    notes = read_notes(stage, attempt())
+    if sum(note["status"] == 0 for note in notes.values()) == num_ranks:
+        # The notes stay: another rank may be reading them to the same end.
+        write_json(stage.marker, stage.record(seconds=round(seconds, 1), job_id=_job_id(stage)))
+
+
+def read_notes(stage: Stage, of_attempt: str) -> dict[int, dict[str, Any]]:
+    """What the ranks of an attempt have noted at their ends; those that were killed have noted nothing."""
+    paths = Path(stage.folder).glob(f"{stage.name}.{of_attempt}.rank*.json")
+    return {int(path.stem.rpartition("rank")[2]): json.loads(path.read_text()) for path in paths}
 
 
 def forget_ranks(stage: Stage) -> None:
     """Removes the notes of single ranks, so that those of one attempt cannot finish the stage for another."""
-    for marker in Path(stage.folder).glob(f"{stage.name}.rank*.json"):
+    for marker in Path(stage.folder).glob(f"{stage.name}.*.rank*.json"):
         marker.unlink(missing_ok=True)
 
 
-def rank_environment(here: submitit.JobEnvironment, port: int | None) -> dict[str, str]:
+def rank_environment(here: submitit.JobEnvironment, stage: Stage, port: int | None) -> dict[str, str]:
     """The variables that torch.distributed and DeepSpeed read; DeepSpeed needs all five or it looks for MPI."""
     num_local_ranks = max(1, here.num_tasks // here.num_nodes)
     environment = {
@@ -88,10 +134,12 @@ def rank_environment(here: submitit.JobEnvironment, port: int | None) -> dict[st
         "LOCAL_RANK": str(here.local_rank),
         "WORLD_SIZE": str(here.num_tasks),
         "MASTER_ADDR": here.hostnames[0] if port is None else "127.0.0.1",
-        "MASTER_PORT": str(port or _port_of_job(here)),
+        "MASTER_PORT": str(port or _port_of_start()),
     }
     if "OMP_NUM_THREADS" not in os.environ:
         environment["OMP_NUM_THREADS"] = str(max(1, _num_cores() // num_local_ranks))
+    if interface := stage.resources.interface:
+        environment |= {"NCCL_SOCKET_IFNAME": interface, "GLOO_SOCKET_IFNAME": interface}
     return environment
 
 
@@ -102,17 +150,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _port_of_job(here: submitit.JobEnvironment) -> int:
-    # A new port per restart: the old one may still be in TIME_WAIT.
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    return 20_000 + (int(here.raw_job_id) * 7 + restarts) % 12_000
+def _port_of_start() -> int:
+    # Another one for every restart: a process that a former start left behind knows only its own.
+    job_id, restarts = (int(part) for part in attempt().split("-"))
+    return port_of(job_id, restarts)
+
+
+def _job_id(stage: Stage) -> str | None:
+    return read_marker(stage.started_marker)["job_id"] if stage.started_marker.exists() else None
 
 
 def _num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _rank_marker(stage: Stage, rank: int) -> Path:
-    return Path(stage.folder, f"{stage.name}.rank{rank}.json")

@@ -10,16 +10,21 @@ import fcntl
 import os
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 
 from magvit_scale.config import LaunchConfig, Refusal, parse, refusals_end_the_program
-from slurm.cluster import submit_chain
+from slurm import snapshot
+from slurm.cluster import batch_script, submit_chain
 from slurm.job import finish, forget_ranks, run_program
 from slurm.local import StageFailure, run_local
-from slurm.stages import Stage, plan, recorded_seconds, refuse_changes, write_json
+from slurm.plan import plan
+from slurm.resolve import resolve
+from slurm.stages import Stage, recorded_seconds, refuse_changes, write_json
 
 CANCELLED_STATUS = 130
 
@@ -30,15 +35,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(LaunchConfig, [argument for argument in arguments if argument != "--dry-run"])
     stages = plan(config)
     if "--dry-run" in arguments:
-        return _print_plan(stages)
+        return _print_plan(stages, config)
     with _only_launcher(Path(config.root)), _says_how_to_continue(arguments):
         for stage in stages:
             refuse_changes(stage)
-        _make_importable()
-        if config.cluster == "slurm":
-            return _submit(stages, config)
-        _run(stages, config)
-    return None
+        _note_chain(stages, config, arguments)
+        if config.cluster == "debug":
+            return _run(stages, config)
+        code = snapshot.take(Path(config.root, "stages", "code"))
+        _make_importable(code)
+        return _submit(stages, config, code) if config.cluster == "slurm" else _run(stages, config)
 
 
 def _run(stages: list[Stage], config: LaunchConfig) -> None:
@@ -51,6 +57,7 @@ def _run(stages: list[Stage], config: LaunchConfig) -> None:
         write_json(stage.started_marker, stage.record())
         forget_ranks(stage)
         _run_here(stage) if config.cluster == "debug" else run_local(stage)
+        forget_ranks(stage)
         _say(f"{stage.name} took {_clock(recorded_seconds(stage))}")
     _print_summary(stages, config, time.monotonic() - began)
 
@@ -61,12 +68,18 @@ def _run_here(stage: Stage) -> None:
     finish(stage, 0, time.monotonic() - began)
 
 
-def _submit(stages: list[Stage], config: LaunchConfig) -> None:
+def _submit(stages: list[Stage], config: LaunchConfig, code: Path) -> None:
     waiting = [stage for stage in stages if not stage.is_finished]
-    for name, job_id in submit_chain(waiting, config.resources).items():
+    resolve(waiting)
+    for name, job_id in submit_chain(waiting, code).items():
         _say(f"{name:<24}job {job_id}")
     _say(f"{len(waiting)} of {len(stages)} stages submitted, the others were finished before")
-    _say(f"logs: {config.root}/stages/logs/STAGE/JOB_RANK_log.{{out,err}}")
+    _say(f"how they fare: python -m slurm.status {shlex.quote(config.root)}")
+
+
+def _note_chain(stages: list[Stage], config: LaunchConfig, arguments: list[str]) -> None:
+    chain = {"arguments": arguments, "cwd": os.getcwd(), "cluster": config.cluster, "stages": [s.name for s in stages]}
+    write_json(Path(config.root, "stages", "chain.json"), chain)
 
 
 @contextmanager
@@ -92,18 +105,24 @@ def _says_how_to_continue(arguments: list[str]) -> Iterator[None]:
         raise SystemExit(CANCELLED_STATUS) from interrupt
 
 
-def _make_importable() -> None:
-    # A job's pickle names `slurm.job` only, and `slurm` and `data_prep` are folders of the repository, not installed.
-    repository = str(Path(__file__).resolve().parents[1])
-    paths = [repository, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+def _make_importable(code: Path) -> None:
+    # The copy first; the checkout too, for programs of the user's that lie in it.
+    paths = [str(code), str(snapshot.CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
 
 
-def _print_plan(stages: list[Stage]) -> None:
+def _print_plan(stages: list[Stage], config: LaunchConfig) -> None:
+    resolved = resolve(stages)
     for number, stage in enumerate(stages, 1):
         _say(f"{number:>2} {stage.name}  ({stage.config.tasks} x python -m {stage.program})")
         for argument in stage.argv:
             _say(f"       {argument}")
+        if stage.name in resolved:
+            _say(f"   its configuration:\n{textwrap.indent(resolved[stage.name], '       ')}")
+    if config.cluster == "slurm":
+        code = snapshot.path_of(Path(config.root, "stages", "code"))
+        for name, group in groupby(stages, key=lambda stage: stage.group):
+            _say(f"== batch script of {name} ==\n{batch_script(list(group), code)}")
 
 
 def _print_summary(stages: list[Stage], config: LaunchConfig, seconds: float) -> None:

@@ -1,19 +1,13 @@
-"""What a chain is: its stages with every argument filled in, and what the run folder says about each of them."""
+"""What a stage of a chain is, and what the run folder says about it."""
 
-import hashlib
-import importlib.util
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from magvit_scale.config import LaunchConfig, Refusal, StageConfig
-
-PLACEHOLDER = re.compile(r"\{(root|videos|scaled:(\d+))\}")
-PLAIN_YAML = re.compile(r"[\w./~+-][\w./~+ -]*(?<! )")
+from magvit_scale.config import Refusal, ResourcesConfig, StageConfig, load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +15,8 @@ class Stage:
     """A program with its final arguments, and where the run folder keeps its state."""
 
     name: str
+    group: str
+    """Name of the stage in the chain's configuration; elements of an array and points of a sweep share it."""
     program: str
     argv: tuple[str, ...]
     digest: str
@@ -28,6 +24,10 @@ class Stage:
     folder: str
     """`{root}/stages`, absolute."""
     config: StageConfig
+    resources: ResourcesConfig
+    """The stage's own over the chain's over the standard ones."""
+    needs_success: bool = True
+    """False: starts when the stage before has ended, well or not."""
 
     @property
     def marker(self) -> Path:
@@ -40,9 +40,24 @@ class Stage:
         return Path(self.folder, f"{self.name}.started.json")
 
     @property
+    def cancelled_marker(self) -> Path:
+        """There while a request to cancel holds; the job does not start again."""
+        return Path(self.folder, f"{self.name}.cancelled")
+
+    @property
+    def ledger(self) -> Path:
+        """Every start and end of the stage's SLURM jobs, a line each."""
+        return Path(self.folder, f"{self.name}.attempts.jsonl")
+
+    @property
+    def root(self) -> Path:
+        """Run folder of the chain."""
+        return Path(self.folder).parent
+
+    @property
     def logs(self) -> Path:
         """Folder of the logs of every process and every attempt."""
-        return Path(self.folder, "logs", self.name)
+        return Path(self.folder, "logs", self.group)
 
     @property
     def is_finished(self) -> bool:
@@ -50,21 +65,21 @@ class Stage:
         return self.marker.exists()
 
     def record(self, **more: Any) -> dict[str, Any]:
-        """The content of a marker."""
-        return {"program": self.program, "argv": list(self.argv), "sha256": self.digest, **more}
+        """The content of a marker, of which `load_stage` makes the stage again."""
+        return {
+            "name": self.name,
+            "group": self.group,
+            "program": self.program,
+            "argv": list(self.argv),
+            "sha256": self.digest,
+            "config": asdict(self.config),
+            "resources": asdict(self.resources),
+            **more,
+        }
 
-
-def plan(config: LaunchConfig) -> list[Stage]:
-    """The stages of this run in order, each with its final arguments.
-
-    Raises:
-        Refusal: a program or a configuration file is missing, `{videos}` is used without videos, no stage is left.
-    """
-    unwanted = "no_videos" if config.videos else "videos"
-    stages = [_stage(name, stage, config) for name, stage in config.stages.items() if stage.when != unwanted]
-    if not stages:
-        raise Refusal(f"no stage to run: all {len(config.stages)} have when={unwanted}; give at least one stage")
-    return stages
+    def rank_marker(self, attempt: str, rank: int) -> Path:
+        """What a rank notes at its own end: its status, and why. A process of another attempt writes another file."""
+        return Path(self.folder, f"{self.name}.{attempt}.rank{rank}.json")
 
 
 def refuse_changes(stage: Stage) -> None:
@@ -74,7 +89,7 @@ def refuse_changes(stage: Stage) -> None:
         Refusal: the stage was finished or started with other arguments or configuration files.
     """
     for marker, verb in ((stage.marker, "finished"), (stage.started_marker, "started")):
-        if marker.exists() and _read_marker(marker)["sha256"] != stage.digest:
+        if marker.exists() and read_marker(marker)["sha256"] != stage.digest:
             root = Path(stage.folder).parent
             raise Refusal(
                 f"stage {stage.name} was {verb} with other arguments or configuration files ({marker}); "
@@ -82,9 +97,31 @@ def refuse_changes(stage: Stage) -> None:
             )
 
 
+def load_stage(folder: Path, name: str) -> Stage:
+    """The stage that was started under this name.
+
+    Raises:
+        Refusal: none was.
+    """
+    marker = folder / f"{name}.started.json"
+    if not marker.exists():
+        raise Refusal(f"no {marker}: stage {name} was never started; start it with python -m slurm.launch")
+    record = read_marker(marker)
+    return Stage(
+        name=name,
+        group=record["group"],
+        program=record["program"],
+        argv=tuple(record["argv"]),
+        digest=record["sha256"],
+        folder=str(folder),
+        config=load(StageConfig, [record["config"]]),
+        resources=load(ResourcesConfig, [record["resources"]]),
+    )
+
+
 def recorded_seconds(stage: Stage) -> float:
     """Seconds that the stage's last attempt took, from its marker."""
-    return float(_read_marker(stage.marker)["seconds"])
+    return float(read_marker(stage.marker)["seconds"])
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -95,67 +132,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(aside, path)
 
 
-def _read_marker(marker: Path) -> dict[str, Any]:
+def read_marker(marker: Path) -> dict[str, Any]:
+    """The content of a marker.
+
+    Raises:
+        Refusal: it is no marker.
+    """
     try:
         record = json.loads(marker.read_text())
-        return {"sha256": record["sha256"], "seconds": record.get("seconds", 0.0)}
+        return {"seconds": 0.0, "job_id": None, **record, "sha256": record["sha256"]}
     except (ValueError, KeyError, TypeError) as error:
         raise Refusal(f"{marker} is no stage marker ({error!r}); delete it and the stage runs again") from error
-
-
-def _stage(name: str, stage: StageConfig, config: LaunchConfig) -> Stage:
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise Refusal(f"stage name {name!r}: expected letters, digits, _ . -; rename it")
-    _require_program(name, stage.program)
-    argv = (*stage.configs, *_arguments(name, stage, config))
-    digest = hashlib.sha256(json.dumps([stage.program, argv]).encode())
-    for path in stage.configs:
-        digest.update(_content(name, path))
-    folder = str(Path(config.root, "stages").absolute())
-    return Stage(name=name, program=stage.program, argv=argv, digest=digest.hexdigest(), folder=folder, config=stage)
-
-
-def _require_program(name: str, program: str) -> None:
-    try:
-        is_there = importlib.util.find_spec(program) is not None
-    except ModuleNotFoundError:
-        is_there = False
-    if not is_there:
-        raise Refusal(f"stage {name}: no module {program}; give a module with main(argv) and start in the repository")
-
-
-def _content(name: str, path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise Refusal(f"stage {name}: cannot read {path} ({error.strerror}); start in the repository") from error
-
-
-def _arguments(name: str, stage: StageConfig, config: LaunchConfig) -> Iterator[str]:
-    for override in stage.overrides:
-        yield _fill_in(name, override, config)
-    if stage.steps is not None:
-        yield f"run.steps={_scaled(stage.steps, config)}"
-    if config.videos:
-        for override in stage.overrides_with_videos:
-            yield _fill_in(name, override, config)
-
-
-def _fill_in(name: str, override: str, config: LaunchConfig) -> str:
-    def value(match: re.Match[str]) -> str:
-        if match[2]:
-            return str(_scaled(int(match[2]), config))
-        found = config.root if match[1] == "root" else config.videos
-        if not found:
-            raise Refusal(f"stage {name}: {override} needs videos, and none are given; give videos=FOLDER")
-        return found
-
-    key, _, text = override.partition("=")
-    filled = PLACEHOLDER.sub(value, text)
-    # The program reads values as YAML, where ` #` or `: ` in a folder's name would end it. Lists quote their own items.
-    needs_quotes = filled != text and text[:1] not in "[\"'" and not PLAIN_YAML.fullmatch(filled)
-    return f"{key}={json.dumps(filled, ensure_ascii=False) if needs_quotes else filled}"
-
-
-def _scaled(steps: int, config: LaunchConfig) -> int:
-    return max(1, round(steps * config.minutes / config.reference_minutes))

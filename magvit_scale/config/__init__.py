@@ -27,7 +27,7 @@ from magvit_scale.config.health import (
     commit_health,
     vqgan_health,
 )
-from magvit_scale.config.launch import LaunchConfig, ResourcesConfig, StageConfig
+from magvit_scale.config.launch import STANDARD, CompareRunsConfig, LaunchConfig, ResourcesConfig, StageConfig
 from magvit_scale.config.reading import (
     Refusal,
     describe,
@@ -53,11 +53,13 @@ from magvit_scale.config.vqgan import (
 
 __all__ = [
     "MAY_CHANGE",
+    "STANDARD",
     "TASKS",
     "CheckShardsConfig",
     "ClipsConfig",
     "CodebookUseConfig",
     "CommitLossConfig",
+    "CompareRunsConfig",
     "DecodingConfig",
     "DiscriminatorConfig",
     "DoctorConfig",

@@ -1,7 +1,55 @@
 """The launcher: a chain of stages and what each asks of a cluster."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourcesConfig:
+    """What a SLURM job asks for; nothing has a cluster's name built in. A stage's own values go before the chain's, and
+    what neither gives is left to the cluster.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    """Nodes that are not to be used, as SLURM writes them: node[3,7-9]."""
+    mem_gb: float | None = None
+    """Memory per node in GB."""
+    time_limit_minutes: int | None = None
+    """A stage that reaches it is requeued and continues; 1440 where nothing is said."""
+    signal_delay_s: int | None = None
+    """Seconds between the warning signal and the end of a job; longer than two steps and a save; 120 where nothing is
+    said."""
+    setup: tuple[str, ...] | None = None
+    """Shell lines before the program, for instance `module load cuda`."""
+    python: str | None = None
+    """Command that starts Python on a node, for instance `apptainer exec --nv magvit.sif python`; null: this one."""
+    srun: tuple[str, ...] | None = None
+    """Further arguments of srun, for instance --container-image=magvit.sqsh or --cpu-bind=none."""
+    interface: str | None = None
+    """Network interface of NCCL and gloo between nodes, for instance ib0; null: they choose."""
+    additional: dict[str, str] | None = None
+    """Any other sbatch option, by its long name."""
+    preflight: bool | None = None
+    """Whether every rank examines its node before the program starts; null: in jobs of more than one process."""
+    exclude_bad_nodes: bool | None = None
+    """Whether a job whose preflight names bad nodes is requeued without them, instead of ending."""
+    max_fruitless_restarts: int | None = None
+    """Restarts in a row without progress after which a job ends as failed; 3 where nothing is said."""
+
+    def over(self, other: "ResourcesConfig") -> "ResourcesConfig":
+        """These values, and those of `other` where these say nothing."""
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(other, **{name: value for name, value in own.items() if value is not None})
+
+
+STANDARD = ResourcesConfig(
+    time_limit_minutes=1440, signal_delay_s=120, exclude_bad_nodes=False, max_fruitless_restarts=3
+)
+"""What holds where neither the stage nor the chain says anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,30 +72,17 @@ class StageConfig:
     """Processes per node."""
     nodes: int = 1
     """SLURM only."""
+    min_nodes: int | None = None
+    """SLURM only: a job that is started again goes on with fewer nodes, down to these, rather than wait for more."""
     cpus_per_task: int | None = None
     """SLURM only; null takes the cluster's default."""
     gpus_per_node: int = 0
     """0 hides the GPUs of the machine from the stage."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResourcesConfig:
-    """What every SLURM job of a chain asks for; nothing has a cluster's name built in."""
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    mem_gb: float | None = None
-    """Memory per node in GB."""
-    time_limit_minutes: int = 1440
-    """A stage that reaches it is requeued and continues."""
-    signal_delay_s: int = 120
-    """Seconds between the warning signal and the end of a job."""
-    setup: tuple[str, ...] = ()
-    """Shell lines before the program, for instance `module load cuda`."""
-    additional: dict[str, str] = field(default_factory=dict)
-    """Any other sbatch option, by its long name."""
+    array: int = 1
+    """SLURM only: elements of a job array that run the program side by side, each making what the others have not."""
+    array_parallelism: int | None = None
+    """SLURM only: how many elements of an array or a sweep run at once; null: all."""
+    resources: ResourcesConfig = ResourcesConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +99,21 @@ class LaunchConfig:
     """Minutes that the steps in this configuration were written for."""
     videos: str | None = None
     """Folder of the user's own videos."""
+    only: tuple[str, ...] | None = None
+    """Names of the stages to run, in the chain's order; null: all."""
+    sweep: dict[str, Any] = field(default_factory=dict)
+    """sweep.STAGE.KEY=[A,B,C]: the stage once for every value, or combination of values, each in a folder of its own;
+    then a table. The stages behind it are left out."""
     resources: ResourcesConfig = ResourcesConfig()
     stages: dict[str, StageConfig]
     """The stages by name, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRunsConfig:
+    """python -m slurm.compare_runs: a table of what training runs logged last, the best first."""
+
+    runs: tuple[str, ...]
+    """Run folders."""
+    output: str
+    """Markdown file of the table."""

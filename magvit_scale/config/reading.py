@@ -30,7 +30,7 @@ class Refusal(ValueError):
 
 def parse(schema: type[Config], argv: Sequence[str] | None = None) -> Config:
     """Reads `CONFIG... [key=value ...]`; without arguments of its own it takes the command line's. `--help` explains
-    the keys.
+    the keys, `--show-config` prints what is read; both end the program.
 
     Raises:
         Refusal: see `load`.
@@ -40,7 +40,12 @@ def parse(schema: type[Config], argv: Sequence[str] | None = None) -> Config:
         print(describe(schema))  # noqa: T201
         raise SystemExit(0)
     overrides = [argument for argument in arguments if "=" in argument]
-    return load(schema, [argument for argument in arguments if "=" not in argument], overrides)
+    files = [argument for argument in arguments if "=" not in argument and argument != "--show-config"]
+    config = load(schema, files, overrides)
+    if "--show-config" in arguments:
+        print(to_yaml(config), end="")  # noqa: T201
+        raise SystemExit(0)
+    return config
 
 
 def refuse_below_one(part: str, values: Mapping[str, int]) -> None:

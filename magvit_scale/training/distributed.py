@@ -24,6 +24,7 @@ from magvit_scale.checkpointing import checkpoint_activations
 from magvit_scale.config import OptimConfig, Refusal, RunConfig
 from magvit_scale.pretrained import shapes_of
 from magvit_scale.training.engine import Engine, compute_in
+from magvit_scale.training.launched import complete_environment
 from magvit_scale.training.ranks import Ranks
 
 
@@ -59,9 +60,7 @@ def start(store: dist.Store | None = None, timeout: timedelta = GROUP_TIMEOUT) -
         store: where the ranks have met already; None meets at MASTER_ADDR and MASTER_PORT.
         timeout: how long a rank waits for another, in this call and in every collective.
     """
-    if "RANK" not in os.environ:
-        # DeepSpeed looks for all five; nobody listens at the address.
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    complete_environment()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # On a CPU a converging model's gradients become denormal numbers, and products with them take twice as long.
     torch.set_flush_denormal(True)

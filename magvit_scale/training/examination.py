@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from magvit_scale.training import distributed
+from magvit_scale.training.launched import complete_environment
 from magvit_scale.training.meeting import Meeting
 from magvit_scale.training.rank_report import RankReport
 from magvit_scale.training.ranks import Ranks
@@ -30,10 +31,11 @@ MAX_REASON_CHARACTERS = 200
 
 def examine_machine() -> RankReport:
     """This rank's host, device and versions, without a word to any other rank."""
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    complete_environment()
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     report = RankReport(rank=rank, world_size=world_size, host=socket.gethostname(), versions=_versions())
     if torch.cuda.is_available():
-        _examine_gpu(report, int(os.environ.get("LOCAL_RANK", 0)))
+        _examine_gpu(report, int(os.environ["LOCAL_RANK"]))
     else:
         _examine_cpu(report)
     return report

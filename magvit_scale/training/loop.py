@@ -54,7 +54,7 @@ def train(config: TrainingConfig, ranks: Ranks, work: Work) -> None:
                 work.finish()
             distributed.barrier()
         if end == "stopped":
-            stop.pass_on(ranks.rank)
+            stop.end()
 
 
 def _train_from_checkpoint(run: Run) -> End:

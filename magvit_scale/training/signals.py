@@ -1,35 +1,26 @@
 """Requests to stop: SIGTERM, SIGUSR1 and SIGUSR2 set a flag, the loop saves at a step boundary and ends.
 
-What a launcher sees of a run that was asked to stop, after every rank has saved:
+After every rank has saved, every rank ends with status 75 (`STOPPED_STATUS`, EX_TEMPFAIL): the same command continues
+the run. In a SLURM job the batch script, which outlives its ranks, then puts the job back into the queue
+(slurm/attempts.py); submitit's own handlers play no part.
 
-- Status 75 (`STOPPED_STATUS`, EX_TEMPFAIL) on every rank: saved; the same command continues the run.
-- In a job of submitit (slurm/job.py), rank 0 hands the signal on to submitit's own handler. For USR2 that one requeues
-  the job and exits with 255 (144 in a local job), and the other ranks end with 0, since a task that ends badly may make
-  srun kill rank 0 before it has requeued. SIGTERM submitit ignores: SLURM sends it before the SIGKILL of a preempted,
-  requeued or cancelled job, and it is SLURM that decides which. A job that exits by itself would not be requeued, so
-  rank 0 waits for the SIGKILL, or for USR2 on the heels of SIGTERM, and ends with 75 when neither comes.
-- Before and after the loop the former handlers are in force. Without any, a signal kills a process that has nothing
-  unsaved; under submitit, USR2 requeues the job at once; slurm/job.py ignores USR2 where submitit cannot catch it yet
-  and after the job is done. A request that comes after the last step is dropped: the work is done.
+Before and after the loop the former handlers are in force: without any, a signal kills a process that has nothing
+unsaved; slurm/job.py ends it with 75. A request that comes after the last step is dropped: the work is done.
 
-NCCL may take USR1 for itself; prefer USR2 on GPUs, as submitit does. torchrun passes SIGTERM on, kills what is left
-30 s later and ends with a status of its own; it dies of USR1 and USR2, so send those to a rank. Knows no torch.
+NCCL may take USR1 for itself; prefer USR2 on GPUs. torchrun passes SIGTERM on, kills what is left 30 s later and ends
+with a status of its own; it dies of USR1 and USR2, so send those to a rank. Knows no torch.
 """
 
 import os
 import signal
 import sys
 import threading
-import time
 from types import FrameType
 from typing import Any, NoReturn
 
 STOPPED_STATUS = 75
 """Exit status: stopped on request, everything saved, start me again."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-OWNER_PATIENCE_S = 600.0
-"""How long rank 0 waits for the end that a job's owner has in store for it; longer than usual preemption graces."""
-POLL_INTERVAL_S = 0.1
 
 
 class StopRequest:
@@ -70,38 +61,16 @@ class StopRequest:
         """The first signal for the log: its name, or that another rank got it."""
         return self.received[0].name if self.received else "a signal to another rank"
 
-    def pass_on(self, rank: int) -> NoReturn:
-        """Ends this process, or lets the owner of the job end it. Every rank calls it, after all have saved.
+    def end(self) -> NoReturn:
+        """Ends this process. Every rank calls it, after all have saved.
 
         Signals are ignored from here on: a second one does no harm while the interpreter shuts down.
 
-        Args:
-            rank: of this process; only rank 0 speaks to the owner.
-
         Raises:
-            SystemExit: with the statuses that the module describes.
-            submitit.core.utils.UncompletedJobError: submitit does not requeue the job any more.
+            SystemExit: with STOPPED_STATUS.
         """
         self._is_leaving = True
-        if not self._owned():
-            raise SystemExit(STOPPED_STATUS)
-        if rank == 0:
-            self._ask_owner()
-        raise SystemExit(STOPPED_STATUS if rank == 0 else 0)
-
-    def _owned(self) -> list[signal.Signals]:
-        """Signals that somebody handled before us."""
-        return [number for number, handler in self._former.items() if callable(handler)]
-
-    def _ask_owner(self) -> None:
-        """Calls the former handler of every signal, as it comes; returns where they all leave the end to us."""
-        deadline = time.monotonic() + OWNER_PATIENCE_S
-        num_asked = 0
-        while set(self.received) <= set(self._owned()) and time.monotonic() < deadline:
-            for number in self.received[num_asked:]:
-                num_asked += 1
-                self._former[number](number, None)
-            time.sleep(POLL_INTERVAL_S)
+        raise SystemExit(STOPPED_STATUS)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.received.append(signal.Signals(number))

@@ -131,6 +131,12 @@ class Cluster:
             raise RuntimeError(f"{' '.join(command)} ended with {answer.returncode}: {answer.stdout}{answer.stderr}")
         return answer.stdout.strip()
 
+    def run_on(self, name: str, *command: str) -> None:
+        """Runs a command with a node's own mounts."""
+        machine = self._daemons[name]
+        assert isinstance(machine, Machine)
+        subprocess.run(["nsenter", f"--target={machine.pid}", "--mount", *command], check=True)
+
     def jobs(self) -> list[str]:
         """Ids of all jobs that wait, run or are being ended."""
         return self.run("squeue", "--noheader", "--format=%A").split()

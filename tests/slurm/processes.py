@@ -56,6 +56,11 @@ class Machine(Daemon):
         self._victim = self._children()[0]
         self._started = start_time(self._victim)
 
+    @property
+    def pid(self) -> int:
+        """Of the first process in there, as seen from here."""
+        return self._victim
+
     def _children(self) -> list[int]:
         pid = self._process.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

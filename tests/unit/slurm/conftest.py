@@ -26,6 +26,9 @@ class Chain:
     def add(self, name: str, *overrides: str, **settings: Any) -> None:
         overrides = (f"output={{root}}/{name}", *overrides)
         self.stages[name] = {"program": PROGRAM, "overrides": list(overrides), **settings}
+        self.write()
+
+    def write(self) -> None:
         self.config.write_text(yaml.safe_dump({"root": str(self.root), "stages": self.stages}, sort_keys=False))
 
     def start(self, *arguments: str, **settings: Any) -> "subprocess.Popen[str]":

@@ -1,4 +1,4 @@
-"""The launcher's planning and bookkeeping, in one process (cluster=debug)."""
+"""The launcher's bookkeeping, in one process (cluster=debug), and what SLURM is asked for."""
 
 import json
 from pathlib import Path
@@ -8,56 +8,8 @@ import pytest
 from magvit_scale.config import LaunchConfig, Refusal, ResourcesConfig, load
 from slurm import launch
 from slurm.cluster import parameters
-from slurm.stages import plan
+from slurm.plan import plan
 from tests.unit.slurm.conftest import Chain
-
-
-def argv(chain: Chain, name: str, *overrides: str) -> tuple[str, ...]:
-    stages = plan(load(LaunchConfig, [chain.config], overrides))
-    return next(stage.argv for stage in stages if stage.name == name)
-
-
-def test_steps_are_scaled_and_placeholders_filled_in(chain: Chain) -> None:
-    chain.add("train", "loss.adversarial_start={scaled:100}", "other={rest}", steps=10)
-    expected = (f"output={chain.root}/train", "loss.adversarial_start=250", "other={rest}", "run.steps=25")
-    assert argv(chain, "train", "minutes=37.5", "reference_minutes=15") == expected
-    assert argv(chain, "train", "minutes=0.01")[-1] == "run.steps=1"
-    assert argv(chain, "train", "stages.train.steps=20")[-1] == "run.steps=20"
-
-
-def test_a_folder_name_that_yaml_would_cut_is_quoted(chain: Chain) -> None:
-    chain.add("list", overrides_with_videos=["videos={videos}"])
-    assert argv(chain, "list", 'videos="/my videos: all #1"')[-1] == 'videos="/my videos: all #1"'
-    assert argv(chain, "list", "videos=/my videos")[-1] == "videos=/my videos"
-    assert argv(chain, "list") == (f"output={chain.root}/list",)
-
-
-def test_stages_with_and_without_videos(chain: Chain) -> None:
-    chain.add("draw", when="no_videos")
-    chain.add("check", when="videos")
-    chain.add("list")
-    names = [[stage.name for stage in plan(load(LaunchConfig, [chain.config], o))] for o in ([], ["videos=/v"])]
-    assert names == [["draw", "list"], ["check", "list"]]
-
-
-@pytest.mark.parametrize(
-    ("stage", "message"),
-    [
-        ({"overrides": ["a={videos}"]}, "stage odd: a={videos} needs videos, and none are given; give videos=FOLDER"),
-        ({"program": "no.such"}, "stage odd: no module no.such; give a module with main"),
-        ({"configs": ["/no/such.yaml"]}, "stage odd: cannot read /no/such.yaml"),
-        ({"when": "videos"}, "no stage to run"),
-    ],
-)
-def test_a_chain_that_cannot_run_is_refused_before_its_first_stage(
-    chain: Chain, stage: dict[str, object], message: str
-) -> None:
-    chain.add("odd")
-    chain.stages["odd"] |= stage
-    with pytest.raises(Refusal) as refusal:
-        plan(LaunchConfig(root=str(chain.root), stages=_stages(chain)))
-    assert str(refusal.value).startswith(message)
-    assert not chain.root.exists()
 
 
 def test_debug_runs_here_and_marks_what_is_finished(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,25 +72,41 @@ def test_dry_run_prints_every_argument_and_makes_nothing(chain: Chain, capsys: p
 
 def test_what_slurm_is_asked_for(chain: Chain) -> None:
     chain.add("train", tasks=8, nodes=2, gpus_per_node=8, cpus_per_task=4)
-    (stage,) = plan(LaunchConfig(root=str(chain.root), stages=_stages(chain)))
-    resources = ResourcesConfig(partition="gpu", additional={"mail-user": "me"})
-    assert parameters(stage, resources, "17") == {
-        "name": "train",
+    chain.stages["train"]["resources"] = {"time_limit_minutes": 60, "exclude": "node7", "setup": ["module load cuda"]}
+    resources = ResourcesConfig(partition="gpu", time_limit_minutes=90, mem_gb=1.5, additional={"mail-user": "me"})
+    group = plan(LaunchConfig(root=str(chain.root), stages=_stages(chain), resources=resources))
+    asked = parameters(group, Path("/the code"), "python3", "17")
+    setup = asked.pop("setup")
+    assert setup[:2] == ["export PYTHONPATH='/the code'${PYTHONPATH:+\":$PYTHONPATH\"}", "module load cuda"]
+    assert "trap at_end EXIT" in setup
+    assert asked == {
+        "job_name": "train",
         "nodes": 2,
-        "tasks_per_node": 8,
+        "ntasks_per_node": 8,
         "gpus_per_node": 8,
         "cpus_per_task": 4,
-        "timeout_min": 1440,
-        "slurm_partition": "gpu",
-        "slurm_signal_delay_s": 120,
-        "slurm_additional_parameters": {
+        "time": 60,
+        "mem": "1536M",
+        "partition": "gpu",
+        "exclude": "node7",
+        "comment": f"magvit_scale {chain.root}",
+        "signal_delay_s": 120,
+        "additional_parameters": {
             "requeue": True,
             "kill-on-invalid-dep": "yes",
             "mail-user": "me",
             "dependency": "afterok:17",
         },
     }
-    assert "dependency" not in parameters(stage, resources, None)["slurm_additional_parameters"]
+    assert "dependency" not in parameters(group, Path("/code"), "python3", None)["additional_parameters"]
+
+
+def test_a_job_that_may_shrink_asks_for_processors_and_leaves_the_tasks_to_srun(chain: Chain) -> None:
+    chain.add("train", tasks=8, nodes=2, cpus_per_task=4, min_nodes=1)
+    asked = parameters(plan(LaunchConfig(root=str(chain.root), stages=_stages(chain))), Path("/code"), "python3", None)
+    assert asked["additional_parameters"] | {"nodes": "1-2", "mincpus": 32} == asked["additional_parameters"]
+    assert asked["srun_args"] == ["--ntasks-per-node=8", "--cpus-per-task=4"]
+    assert not {"ntasks_per_node", "cpus_per_task"} & set(asked)
 
 
 def _stages(chain: Chain) -> dict[str, object]:

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 
-from magvit_scale.training import signals
 from magvit_scale.training.signals import SIGNALS, StopRequest
 
 LONG_S = 60.0
@@ -25,12 +24,12 @@ def wait_for(stop: StopRequest, num_signals: int) -> None:
 
 
 def alone() -> None:
-    """A run that nobody owns."""
+    """A run without workers."""
     with StopRequest() as stop:
         say("ready")
         wait_for(stop, 1)
         say("saved after", stop.describe())
-        stop.pass_on(rank=0)
+        stop.end()
 
 
 def with_workers() -> None:
@@ -49,25 +48,7 @@ def with_workers() -> None:
         sleeper.terminate()
         sleeper.join(LONG_S)
         say("sleeper", sleeper.is_alive())
-        stop.pass_on(rank=0)
-
-
-def owned(rank: str, *numbers: str) -> None:
-    """A rank of a job whose owner ignores SIGTERM and ends rank 0 at USR2, as submitit does."""
-
-    def requeue(number: int, frame: object) -> None:
-        say("owner requeues after", signal.Signals(number).name)
-        os.kill(os.getpid(), signal.SIGUSR2)
-        sys.exit(-1)
-
-    signal.signal(signal.SIGTERM, lambda number, frame: say("owner ignores", signal.Signals(number).name))
-    signal.signal(signal.SIGUSR2, requeue)
-    signals.OWNER_PATIENCE_S = 0.3
-    with StopRequest() as stop:
-        for number in numbers:
-            os.kill(os.getpid(), signal.Signals[number])
-        say("saved after", stop.describe())
-        stop.pass_on(int(rank))
+        stop.end()
 
 
 def forking(is_in_a_thread: str) -> None:

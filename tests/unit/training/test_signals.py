@@ -5,13 +5,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import submitit
 
 from magvit_scale.training.signals import SIGNALS, StopRequest
 
@@ -71,32 +68,13 @@ def test_it_belongs_to_the_main_thread() -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_run_that_nobody_owns_ends_with_75(number: signal.Signals) -> None:
+def test_a_run_ends_with_75_after_it_has_saved(number: signal.Signals) -> None:
     process = start("alone")
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
     assert (said, process.returncode) == (f"saved after {number.name}\n", 75)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said", "status"),
-    [
-        (("0", "SIGUSR2"), ["saved after SIGUSR2", "owner requeues after SIGUSR2"], 255),
-        (("1", "SIGUSR2"), ["saved after SIGUSR2"], 0),
-        (("0", "SIGTERM", "SIGUSR2"),
-         ["saved after SIGTERM", "owner ignores SIGTERM", "owner requeues after SIGUSR2"], 255),
-        (("0", "SIGTERM"), ["saved after SIGTERM", "owner ignores SIGTERM"], 75),
-        (("1", "SIGTERM"), ["saved after SIGTERM"], 0),
-        (("0", "SIGUSR1"), ["saved after SIGUSR1"], 75),
-        (("0",), ["saved after a signal to another rank"], 75),
-    ],
-)  # fmt: skip
-def test_the_owner_of_the_job_is_asked_once_and_on_rank_0_only(
-    arguments: tuple[str, ...], said: list[str], status: int
-) -> None:
-    assert run("owned", *arguments) == (said, status)
 
 
 @pytest.mark.parametrize("is_in_a_thread", [False, True])
@@ -117,37 +95,3 @@ def test_signals_to_the_whole_group_leave_workers_at_work_and_only_the_parent_en
     assert said.splitlines() == ["batches 999", "sleeper True", "sleeper False"]
     assert process.returncode == 75
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-
-
-class Trainer:
-    """A job that saves when asked, and finds what it has saved when it starts again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.saved, self.started = folder / "saved", folder / "started"
-
-    def __call__(self) -> str:
-        if self.saved.exists():
-            return f"continued after {self.saved.read_text()}"
-        with StopRequest() as stop:
-            self.started.touch()
-            deadline = time.monotonic() + 60
-            while not stop.is_requested and time.monotonic() < deadline:
-                time.sleep(0.01)
-            self.saved.write_text(stop.describe())
-            return stop.pass_on(submitit.JobEnvironment().global_rank)
-
-    def checkpoint(self) -> Any:
-        return submitit.helpers.DelayedSubmission(self)
-
-
-def test_submitit_requeues_the_job_after_it_has_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    executor = submitit.LocalExecutor(tmp_path / "logs")
-    executor.update_parameters(timeout_min=60)
-    job = executor.submit(Trainer(tmp_path))
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    (task,) = psutil.Process(job._process.pid).children()
-    task.send_signal(signal.SIGUSR2)
-    assert job.result() == "continued after SIGUSR2"

@@ -1,0 +1,61 @@
+"""How far a stage has come, read from what it has on the disk."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurm.arguments import value
+
+TAIL_BYTES = 65_536
+LOSSES = ("loss/total", "loss/reconstruction")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Of a training run, from its metrics.jsonl."""
+
+    step: int
+    num_steps: int | None
+    loss: float | None
+    step_s: float | None
+    """Seconds per step, lately."""
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds to the last step at the present rate."""
+        if self.num_steps is None or self.step_s is None:
+            return None
+        return max(0, self.num_steps - self.step) * self.step_s
+
+
+def read(argv: Sequence[str]) -> Progress | None:
+    """The progress of the run that these arguments start; None before its first log, or where it does not train."""
+    folder = value(argv, "run.folder")
+    line = read_metrics(Path(folder)) if folder else None
+    if line is None:
+        return None
+    loss = next((line[name] for name in LOSSES if name in line), None)
+    return Progress(int(line["step"]), value(argv, "run.steps"), loss, line.get("perf/step_s"))
+
+
+def measure(argv: Sequence[str]) -> str:
+    """In words, what only grows when a stage gets on: the newest complete checkpoint, or the number of files made."""
+    if folder := value(argv, "run.folder"):
+        steps = [path.parent.name for path in Path(folder, "checkpoints").glob("step_*/COMPLETE")]
+        return max(steps, default="step_00000000")
+    output = value(argv, "output")
+    return f"{sum(len(files) for _, _, files in os.walk(output or os.devnull))} files"
+
+
+def read_metrics(folder: Path) -> dict[str, float] | None:
+    """What a training run logged last, by name; None before its first log."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        # The last piece is empty, or a line that is being written.
+        lines = [line for line in file.read().split(b"\n")[:-1] if line.startswith(b"{")]
+    return dict(json.loads(lines[-1])) if lines else None

@@ -1,0 +1,62 @@
+"""Resolved configurations of stages, and with them whether their programs would take their arguments.
+
+A process of its own reads [[program, argv], ...] on stdin: it imports what the programs import.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from magvit_scale.config import Refusal
+from slurm.stages import Stage
+
+OUR_PACKAGES = ("magvit_scale", "data_prep", "slurm")
+"""Their programs know --show-config; another program might run instead."""
+
+
+def resolve(stages: Sequence[Stage]) -> dict[str, str]:
+    """The configuration of every stage whose program is ours, as YAML, by the stage's name.
+
+    Raises:
+        Refusal: a program does not take its arguments.
+    """
+    ours = [stage for stage in stages if stage.program.partition(".")[0] in OUR_PACKAGES]
+    if not ours:
+        return {}
+    asked = json.dumps([[stage.program, stage.argv] for stage in ours])
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "slurm.resolve"], input=asked, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"slurm.resolve ended with {done.returncode}: {done.stderr}")
+    answers = json.loads(done.stdout.splitlines()[-1])
+    for stage, (_, problem) in zip(ours, answers, strict=True):
+        if problem:
+            raise Refusal(f"stage {stage.name}: {stage.program}: {problem}")
+    return {stage.name: text for stage, (text, _) in zip(ours, answers, strict=True)}
+
+
+def main() -> None:
+    """Answers [[configuration, problem], ...] on the last line of stdout."""
+    answers = [_ask(program, argv) for program, argv in json.load(sys.stdin)]
+    sys.stdout.write(f"\n{json.dumps(answers)}\n")
+
+
+def _ask(program: str, argv: Sequence[str]) -> tuple[str, str]:
+    out = io.StringIO()
+    main_of_program = importlib.import_module(program).main
+    try:
+        with contextlib.redirect_stdout(out):
+            main_of_program([*argv, "--show-config"])
+    except SystemExit:
+        return out.getvalue(), ""
+    except (Refusal, OSError) as error:
+        return "", str(error)
+    raise AssertionError(f"{program} does not end at --show-config")
+
+
+if __name__ == "__main__":
+    main()

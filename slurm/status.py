@@ -1,0 +1,97 @@
+"""How the stages of a chain fare: python -m slurm.status RUN."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+from magvit_scale.config import refusals_end_the_program
+from slurm import progress, queue
+from slurm.attempts import read_ledger
+from slurm.chain import arguments_of, open_chain
+from slurm.follow import last_lines
+from slurm.queue import QueuedJob
+from slurm.stages import Stage, read_marker, recorded_seconds
+
+SUMMARY = "Shows every stage of a chain: its state, progress, restarts with their reasons, and the end of its log."
+HEADER = ("stage", "job", "state", "step", "loss", "s/step", "left", "restarts", "where")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table, then what has gone wrong, then the ends of the logs of what runs or failed."""
+    parser = arguments_of("slurm.status", SUMMARY)
+    parser.add_argument("--lines", type=int, default=3, help="last lines of each log")
+    options = parser.parse_args(argv)
+    chain = open_chain(options.run)
+    jobs = queue.ask(list(chain.jobs())) if chain.cluster == "slurm" else {}
+    started = {stage.name: stage for stage in chain.started}
+    rows: list[tuple[str, ...]] = [HEADER]
+    for name in chain.names:
+        rows.append(row(started[name], jobs) if name in started else (name, "", "not started", *[""] * 6))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        _say("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    for stage in started.values():
+        for line in troubles(stage):
+            _say(line)
+        if not stage.is_finished and options.lines:
+            _show_log(stage, options.lines)
+
+
+def row(stage: Stage, jobs: dict[str, QueuedJob]) -> tuple[str, ...]:
+    """The cells of a stage, as in HEADER."""
+    job_id = read_marker(stage.started_marker)["job_id"] or ""
+    job, now = jobs.get(job_id), progress.read(stage.argv)
+    num_restarts = max(0, sum(event["event"] == "start" for event in read_ledger(stage)) - 1)
+    step = f"{now.step}/{now.num_steps}" if now and now.num_steps else str(now.step) if now else ""
+    left = "" if stage.is_finished or now is None or now.remaining_s is None else _clock(now.remaining_s)
+    return (
+        stage.name,
+        job_id,
+        _state(stage, job),
+        step,
+        f"{now.loss:.4g}" if now and now.loss is not None else "",
+        f"{now.step_s:.3g}" if now and now.step_s else "",
+        left,
+        str(num_restarts or ""),
+        (job.nodes if job and job.nodes else f"({job.reason})" if job and job.state == "PENDING" else ""),
+    )
+
+
+def _state(stage: Stage, job: QueuedJob | None) -> str:
+    if stage.is_finished:
+        return f"finished in {_clock(recorded_seconds(stage))}"
+    if job is None:
+        return "not finished"
+    since = f" {job.elapsed} of {job.time_limit}" if job.state == "RUNNING" else ""
+    return job.state.lower() + since
+
+
+def troubles(stage: Stage) -> Iterator[str]:
+    """A line for every end of a start that was not the stage's own."""
+    for event in read_ledger(stage):
+        if event["event"] == "end" and event["why"] != "finished":
+            when = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time"]))
+            yield f"{stage.name}: {when} at {event['reached']}: {event['why']}" + (
+                "; started again" if event["goes_on"] else ""
+            )
+
+
+def _show_log(stage: Stage, num_lines: int) -> None:
+    for path in sorted(stage.logs.glob("*_0_log.*"), key=lambda path: path.stat().st_mtime)[-2:]:
+        if lines := last_lines(path, num_lines):
+            _say(f"== {path} ==")
+            _say("\n".join(lines))
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    with refusals_end_the_program("slurm.status"):
+        main()

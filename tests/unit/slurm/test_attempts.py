@@ -1,0 +1,121 @@
+"""Which ends of a job lead to another start."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from magvit_scale.config import LaunchConfig, Refusal, load
+from slurm import attempts
+from slurm.job import forget_ranks
+from slurm.plan import plan
+from slurm.preflight import UNFIT_STATUS, unfit_nodes
+from slurm.stages import Stage, write_json
+from tests.unit.slurm.conftest import Chain
+
+STOPPED, LOST = 75, 76
+
+
+@pytest.fixture
+def stage(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    chain.add("train", f"run.folder={chain.root}/train")
+    (made,) = plan(load(LaunchConfig, [chain.config]))
+    write_json(made.started_marker, made.record(job_id="7"))
+    return made
+
+
+def note(stage: Stage, *statuses: int, attempt: str = "7-2") -> None:
+    for rank, status in enumerate(statuses):
+        write_json(stage.rank_marker(attempt, rank), {"status": status, "why": "no disk", "host": f"node{rank}"})
+
+
+@pytest.mark.parametrize(
+    ("statuses", "state", "goes_on", "why"),
+    [
+        ([STOPPED, STOPPED], "RUNNING", True, "asked to stop (time limit, preemption or signal)"),
+        ([STOPPED, STOPPED], "PENDING", False, "ended by SLURM (node failure, requeue or scancel), job PENDING"),
+        ([STOPPED, STOPPED], "CANCELLED", False, "ended by SLURM (node failure, requeue or scancel), job CANCELLED"),
+        ([LOST], "RUNNING", True, "a rank or node was lost (srun ended with 137)"),
+        ([], "RUNNING", True, "a rank or node was lost (srun ended with 137)"),
+        ([LOST, 1], "RUNNING", False, "rank 1 on node1 failed: no disk"),
+        ([STOPPED, 1], "RUNNING", False, "rank 1 on node1 failed: no disk"),
+    ],
+)
+def test_decisions(stage: Stage, statuses: list[int], state: str, goes_on: bool, why: str) -> None:
+    note(stage, 1, 1, 1, attempt="7-1")
+    note(stage, *statuses)
+    assert attempts.decide(stage, 137, state, []) == (goes_on, why)
+
+
+def test_what_is_finished_or_cancelled_does_not_start_again(stage: Stage) -> None:
+    note(stage, STOPPED)
+    stage.cancelled_marker.touch()
+    assert attempts.decide(stage, STOPPED, "RUNNING", []) == (False, "cancelled")
+    with pytest.raises(Refusal, match=r"was cancelled; python -m slurm\.resubmit"):
+        attempts.begin(stage, ["node1"])
+    stage.marker.touch()
+    assert attempts.decide(stage, 0, "RUNNING", []) == (False, "finished")
+
+
+def test_starts_without_progress_come_to_an_end_and_progress_resets_the_count(stage: Stage, chain: Chain) -> None:
+    def checkpoint(step: int) -> None:
+        folder = chain.root / "train" / "checkpoints" / f"step_{step:08d}"
+        folder.mkdir(parents=True)
+        (folder / "COMPLETE").touch()
+
+    for step in (0, 0, 10, 10, 10, 10):
+        if step and not (chain.root / "train" / "checkpoints").exists():
+            checkpoint(step)
+        attempts.begin(stage, ["node1"])
+        assert attempts.end(stage, 137, "RUNNING") == 0
+    with pytest.raises(Refusal, match="4 starts have ended at step_00000010, expected progress after 3 restarts"):
+        attempts.begin(stage, ["node1"])
+    checkpoint(20)
+    attempts.begin(stage, ["node1"])
+    reached = [event["reached"] for event in attempts.read_ledger(stage) if event["event"] == "start"]
+    assert reached == ["step_00000000"] * 2 + ["step_00000010"] * 4 + ["step_00000020"]
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_a_node_that_preflight_finds_unfit_is_named_and_left_out_on_request(
+    stage: Stage, exclude: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    object.__setattr__(stage.resources, "exclude_bad_nodes", exclude)
+    object.__setattr__(stage.resources, "exclude", "node9")
+    attempts.begin(stage, ["node1", "node2", "node3"])
+    note(stage, UNFIT_STATUS, UNFIT_STATUS)
+    report(stage, "node1", [])
+    report(stage, "node2", ["cannot write"])
+    assert attempts.end(stage, UNFIT_STATUS, "RUNNING") == (0 if exclude else 1)
+    out, err = capsys.readouterr()
+    assert "preflight found node2, node3 unfit" in err
+    assert out == ("node9,node2,node3\n" if exclude else "")
+
+
+def test_where_all_nodes_are_unfit_none_is_to_blame(stage: Stage) -> None:
+    report(stage, "node1", ["no shards"])
+    report(stage, "node2", ["no shards"])
+    assert unfit_nodes(stage, "7-2", ["node1", "node2"]) == []
+
+
+def report(stage: Stage, host: str, problems: list[str]) -> None:
+    write_json(
+        Path(stage.folder, "preflight", "train.7-2", f"{host}.json"),
+        {"host": host, "problems": problems, "is_final": True},
+    )
+
+
+def test_the_batch_script_asks_by_name(stage: Stage, chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(chain.root / "stages")
+    attempts.main(["begin", folder, "train", "node1", "node2"])
+    with pytest.raises(SystemExit) as end:
+        attempts.main(["end", folder, "train", "137", "RUNNING"])
+    assert end.value.code == 0
+    start, stop = (json.loads(line) for line in stage.ledger.read_text().splitlines())
+    expected: dict[str, Any] = {"job": "7", "attempt": "7-2", "reached": "step_00000000"}
+    assert start | expected | {"event": "start", "nodes": ["node1", "node2"]} == start
+    assert stop | expected | {"event": "end", "status": 137, "goes_on": True} == stop
+    forget_ranks(stage)
