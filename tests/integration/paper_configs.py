@@ -36,7 +36,10 @@ VERBS = {
 CLIPS = {"clips": {"shards": "x"}}
 RUN = {"run": {"folder": "x", "steps": 1, "global_batch_size": 1}}
 GIVEN: dict[str, dict[str, Any]] = {
-    "pipeline": {"root": "x"},
+    "pipeline": {
+        "root": "x",
+        "stages": {name: {"program": "x"} for name in ("vqgan_2d", "vqgan_3d", "commit", "tokens")},
+    },
     "vqgan": RUN | CLIPS,
     "inflate": {"source": "x", "output": "x"},
     "precompute": {"tokenizer": "x", "output": "x"} | CLIPS,

@@ -3,12 +3,16 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.integration.nursery import Nursery
+from tests.integration.tiny_runs import TinyRuns, write_data
 from tests.slurm import packages
+from tests.slurm.chains import STANDARD, TRAINS, Chain
 from tests.slurm.cluster import Cluster
 
 
@@ -40,3 +44,47 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 def _clean_cluster(cluster: Cluster) -> Iterator[None]:
     yield
     cluster.reset()
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> TinyRuns:
+    """Data of both training stages, on what the nodes share."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with Nursery(folder) as nursery:
+        return write_data(folder, nursery)
+
+
+@pytest.fixture(scope="session")
+def trains_in(cluster: Cluster, tiny_runs: TinyRuns) -> Callable[[Path], Callable[..., Chain]]:
+    """Makes chains of one training stage in a folder: two nodes with one rank each where nothing else is said."""
+
+    def in_folder(folder: Path) -> Callable[..., Chain]:
+        folder.mkdir(exist_ok=True)
+
+        def make(steps: int = 150, resources: Mapping[str, Any] | None = None, **settings: Any) -> Chain:
+            arguments = tiny_runs.commit(folder / "run/train", stage=2, steps=steps)[1:]
+            overrides = [*arguments, "run.checkpoint_every=10", "run.keep_checkpoints=2", "run.dead_after_s=5"]
+            stage = {"program": TRAINS, "overrides": overrides, "nodes": 2, "cpus_per_task": 1, **settings}
+            return Chain(cluster, folder, {"train": stage}, STANDARD | dict(resources or {}))
+
+        return make
+
+    return in_folder
+
+
+@pytest.fixture
+def trains(trains_in: Callable[[Path], Callable[..., Chain]], tmp_path: Path) -> Callable[..., Chain]:
+    """Makes a chain of one training stage in the test's own folder."""
+    return trains_in(tmp_path)
+
+
+@pytest.fixture
+def chain_of(cluster: Cluster, tmp_path: Path) -> Callable[..., Chain]:
+    """Makes a chain of the stages that are given, each with `output={root}/NAME`."""
+
+    def make(resources: Mapping[str, Any] | None = None, **stages: dict[str, Any]) -> Chain:
+        for name, stage in stages.items():
+            stage["overrides"] = [f"output={{root}}/{name}", *stage.get("overrides", [])]
+        return Chain(cluster, tmp_path, stages, STANDARD | dict(resources or {}))
+
+    return make

@@ -1,0 +1,23 @@
+"""A stage that does what its arguments say."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import slurm
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = dict(argument.split("=", 1) for argument in argv or [] if "=" in argument)
+    if "dies" in options:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "waits_for" in options:
+        while not Path(options["waits_for"]).exists():
+            time.sleep(0.1)
+    files = [Path(argument) for argument in argv or [] if "=" not in argument]
+    said = [str(Path(slurm.__file__).parent), *(file.read_text() for file in files)]
+    output = Path(options["output"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text("\n".join(said))
