@@ -3,10 +3,12 @@
 The tars are what WebDataset's own writer makes, with the standard library: importing webdataset imports torch.
 """
 
+import glob
 import hashlib
 import io
 import json
 import os
+import socket
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,14 +23,35 @@ Item = TypeVar("Item")
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes its name when the block ends well; folders are made."""
+    """A binary file that takes its name when the block ends well; folders are made.
+
+    Until then it is one of this process alone, since a launch beside this one may be writing the same.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    host = socket.gethostname()
+    for left in path.parent.glob(f"{glob.escape(path.name)}.{host}-*.tmp"):
+        if not is_running(left.name.removesuffix(".tmp").rpartition("-")[2]):
+            left.unlink(missing_ok=True)
+    aside = path.with_name(f"{path.name}.{host}-{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def is_running(process: str) -> bool:
+    """Whether this machine has a process of this number; False for what is no number."""
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,13 +8,11 @@ attempts begin $(scontrol show hostnames "$SLURM_JOB_NODELIST" | head --lines="$
 at_end() {
   status=$?
   trap - EXIT
+  trap '' TERM  # which requeueing sends, and there is more to do
   state=$(scontrol --oneliner show job "$SLURM_JOB_ID" | grep --only-matching --max-count=1 --perl-regexp 'JobState=\K\S+')
   if excluded=$(attempts end "$status" "$state"); then
-    if [ -n "$excluded" ]; then
-      scontrol requeuehold "$SLURM_JOB_ID" && scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$excluded" && scontrol release "$SLURM_JOB_ID"
-    else
-      scontrol requeue "$SLURM_JOB_ID"
-    fi
+    scontrol requeue "$SLURM_JOB_ID"
+    if [ -n "$excluded" ]; then scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$excluded"; fi
   fi
   exit "$status"
 }

@@ -29,6 +29,7 @@ Event = dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Ends with 0 where the job may start, or starts again; prints the nodes that the next start should leave out."""
+    os.chdir(os.environ.get("SLURM_SUBMIT_DIR", "."))  # for which the stage's arguments hold
     verb, folder, name, *rest = sys.argv[1:] if argv is None else argv
     stage = load_stage(Path(folder), name)
     if verb == "begin":

@@ -129,8 +129,10 @@ def _tasks(stage: Stage) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
 def _setup(group: Sequence[Stage], code: Path, python: str) -> list[str]:
     """Shell lines before srun: the copied code, the user's lines, and what happens around the program."""
     return [
-        f'export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+":$PYTHONPATH"}}',
         *(group[0].resources.setup or ()),
+        # Python looks for modules where it is started, before all else; the jobs go back to where they were submitted.
+        f"cd {shlex.quote(str(code))}",
+        'export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"',
         f"stages=({shlex.join(stage.name for stage in group)})",
         'stage="${stages[${SLURM_ARRAY_TASK_ID:-0}]}"',
         f'attempts() {{ {python} -m slurm.attempts "$1" {shlex.quote(group[0].folder)} "$stage" "${{@:2}}"; }}',

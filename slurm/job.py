@@ -45,6 +45,8 @@ class Job:
         here.paths.result_pickle.unlink(missing_ok=True)
         watcher = self._guarded(here.global_rank)
         stop_when_asked()
+        if self.lifeline is None:
+            os.chdir(os.environ["SLURM_SUBMIT_DIR"])  # for which the arguments hold; the copied code is where it began
         with _noted(self.stage, here.global_rank):
             os.environ.update(rank_environment(here, self.stage, self.port))
             if preflight.is_wanted(self.stage) and self.lifeline is None:

@@ -40,11 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for stage in stages:
             refuse_changes(stage)
         _note_chain(stages, config, arguments)
-        if config.cluster == "debug":
-            return _run(stages, config)
-        code = snapshot.take(Path(config.root, "stages", "code"))
-        _make_importable(code)
-        return _submit(stages, config, code) if config.cluster == "slurm" else _run(stages, config)
+        _make_importable()
+        return _submit(stages, config) if config.cluster == "slurm" else _run(stages, config)
 
 
 def _run(stages: list[Stage], config: LaunchConfig) -> None:
@@ -68,9 +65,10 @@ def _run_here(stage: Stage) -> None:
     finish(stage, 0, time.monotonic() - began)
 
 
-def _submit(stages: list[Stage], config: LaunchConfig, code: Path) -> None:
+def _submit(stages: list[Stage], config: LaunchConfig) -> None:
     waiting = [stage for stage in stages if not stage.is_finished]
     resolve(waiting)
+    code = snapshot.take(Path(config.root, "stages", "code"))
     for name, job_id in submit_chain(waiting, code).items():
         _say(f"{name:<24}job {job_id}")
     _say(f"{len(waiting)} of {len(stages)} stages submitted, the others were finished before")
@@ -105,9 +103,9 @@ def _says_how_to_continue(arguments: list[str]) -> Iterator[None]:
         raise SystemExit(CANCELLED_STATUS) from interrupt
 
 
-def _make_importable(code: Path) -> None:
-    # The copy first; the checkout too, for programs of the user's that lie in it.
-    paths = [str(code), str(snapshot.CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+def _make_importable() -> None:
+    # A job's pickle names `slurm.job` only, and `slurm` and `data_prep` are folders of the repository, not installed.
+    paths = [str(snapshot.CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
 
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from itertools import zip_longest
 
 from magvit_scale.config import refusals_end_the_program
 from slurm import progress, queue
@@ -69,12 +70,13 @@ def _state(stage: Stage, job: QueuedJob | None) -> str:
 
 def troubles(stage: Stage) -> Iterator[str]:
     """A line for every end of a start that was not the stage's own."""
-    for event in read_ledger(stage):
+    ledger = read_ledger(stage)
+    for event, following in zip_longest(ledger, ledger[1:]):
+        when = f"{stage.name}: {time.strftime('%m-%d %H:%M:%S', time.localtime(event['time']))}"
         if event["event"] == "end" and event["why"] != "finished":
-            when = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time"]))
-            yield f"{stage.name}: {when} at {event['reached']}: {event['why']}" + (
-                "; started again" if event["goes_on"] else ""
-            )
+            yield f"{when} at {event['reached']}: {event['why']}{'; started again' if event['goes_on'] else ''}"
+        elif event["event"] == "start" and following and following["event"] == "start":
+            yield f"{when} started at {event['reached']}, its end was seen by nobody (a node was lost); started again"
 
 
 def _show_log(stage: Stage, num_lines: int) -> None:

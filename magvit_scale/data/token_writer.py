@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from magvit_scale.config import Refusal
 from magvit_scale.data.token_facts import TokenFacts, first_difference, hash_of, token_shard_name
 from magvit_scale.data.token_tar import DamagedShard, Labels, Tokens, open_token_tar, write_token_tar
-from magvit_scale.files import sha256, write_json
+from magvit_scale.files import is_running, sha256, write_json
 
 
 def claim_token_folder(folder: Path, facts: TokenFacts) -> None:
@@ -140,18 +140,8 @@ def _link(private: Path, path: Path) -> None:
 
 def _remove_remains(folder: Path) -> None:
     for left in folder.glob(f"unfinished/{socket.gethostname()}-*"):
-        if not _is_running(left.name.rpartition("-")[2]):
+        if not is_running(left.name.rpartition("-")[2]):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_running(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _read_index(path: Path) -> dict[str, Any]:

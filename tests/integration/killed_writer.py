@@ -59,7 +59,7 @@ def complete(output: Path) -> dict[str, int]:
 
 def seen(output: Path) -> set[str]:
     """Every tar that was begun."""
-    return {f"{tar.parent.name}/{tar.name.removesuffix('.tmp')}" for tar in output.glob("*/*.tar*")}
+    return {f"{tar.parent.name}/{tar.name.partition('.tar')[0]}.tar" for tar in output.glob("*/*.tar*")}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         while not Path(options["waits_for"]).exists():
             time.sleep(0.1)
     files = [Path(argument) for argument in argv or [] if "=" not in argument]
-    said = [str(Path(slurm.__file__).parent), *(file.read_text() for file in files)]
+    said = [str(Path(slurm.__file__).parent), os.environ.get("TOLD", ""), *(file.read_text() for file in files)]
     output = Path(options["output"])
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text("\n".join(said))

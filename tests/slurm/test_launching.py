@@ -10,7 +10,7 @@ import pytest
 
 from slurm import snapshot
 from tests.integration.tiny_runs import TinyRuns
-from tests.slurm.chains import REPOSITORY, STANDARD, Chain, command, eventually
+from tests.slurm.chains import REPOSITORY, Chain, command, eventually
 from tests.slurm.cluster import Cluster
 
 ChainOf = Callable[..., Chain]
@@ -22,23 +22,21 @@ def test_a_queued_job_runs_what_was_submitted_whatever_is_edited_meanwhile(
 ) -> None:
     config = tmp_path / "program.yaml"
     config.write_text("word: submitted\n")
-    chain = chain_of(
-        first={"program": PROGRAM, "configs": [str(config)]}, second={"program": PROGRAM, "configs": [str(config)]}
-    )
+    told = {"setup": ["export TOLD=setup"], "python": f"env TOLD=$TOLD,python {sys.executable}"}
+    stage = {"program": PROGRAM, "configs": [str(config)]}
+    chain = chain_of(first=stage, second=stage | {"resources": told})
     others = cluster.run("sbatch", "--parsable", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 600")
     cluster.wait(others, ("RUNNING",))
     said = chain.launch()
     assert "2 of 2 stages submitted" in said
     said = command("slurm.launch", str(chain.write()), status=1)
     assert f"stage first is already SLURM job {chain.job('first')}" in said
-    waiting = chain.describe()
-    assert "pending" in waiting
-    assert "(Dependency)" in waiting
+    eventually("reasons to wait", lambda: {"(Resources)", "(Dependency)"} <= set(chain.describe().split()))
     config.write_text("word: edited\n")
     cluster.run("scancel", "--signal=KILL", "--full", others)
     chain.finished("second")
-    code, word = (chain.root / "second").read_text().split("\n", 1)
-    assert word == "word: submitted\n"
+    code, *said_by_program = (chain.root / "second").read_text().splitlines()
+    assert said_by_program == ["setup,python", "word: submitted"]
     assert Path(code).is_relative_to(chain.root / "stages" / "code")
     assert (Path(code).parent / "magvit_scale/cli.py").read_bytes() == Path(
         REPOSITORY, "magvit_scale/cli.py"
@@ -105,17 +103,17 @@ def test_srun_alone_starts_the_ranks_of_a_run(cluster: Cluster, tiny_runs: TinyR
     assert "4 ranks" in (tmp_path / "run/log.txt").read_text(), said
 
 
-def test_a_node_that_preflight_finds_unfit_is_left_out(trains: Callable[..., Chain], cluster: Cluster) -> None:
-    chain = trains(steps=4, resources=STANDARD | {"preflight": True, "exclude_bad_nodes": True})
-    folder = chain.root / "stages" / "preflight"
-    folder.mkdir(parents=True)
-    # Unmounted with the node's own name space.
-    cluster.run_on("node2", "mount", "--types=tmpfs", "tmpfs", str(folder))
+def test_a_node_that_preflight_finds_unfit_is_left_out(
+    trains: Callable[..., Chain], cluster: Cluster, tiny_runs: TinyRuns
+) -> None:
+    chain = trains(steps=4, tasks=2, resources={"preflight": True, "exclude_bad_nodes": True})
+    folder = str(tiny_runs.folder / "tokens")
+    cluster.run_on("node2", "mount", "--types=tmpfs", "tmpfs", folder)
     try:
         chain.launch()
         chain.finished("train")
     finally:
-        cluster.run_on("node2", "umount", str(folder))
+        cluster.run_on("node2", "umount", folder)
     assert [event["nodes"] for event in chain.events("train", "start")] == [["node1", "node2"], ["node1", "node3"]]
     first, _ = chain.events("train", "end")
     assert first["why"] == "preflight found node2 unfit"

@@ -65,9 +65,11 @@ def test_a_struck_job_starts_again_and_ends_the_same(
     assert int(chain.finished("train")["Restarts"]) == len(strikes)
     assert_ends_alike(chain.root / "train", undisturbed)
     reasons = [event["why"] for event in chain.events("train", "end")]
-    assert len(reasons) == len(strikes) + 1
-    for reason, expected in zip(reasons, [*strikes.values(), ("finished",)], strict=True):
-        assert reason.startswith(expected)
+    expected = [*strikes.values(), ("finished",)]
+    if len(reasons) < len(expected):  # SLURM saw the node go first, and ended the batch script
+        assert "its end was seen by nobody (a node was lost)" in chain.describe()
+        expected.pop(1)
+    assert all(reason.startswith(words) for reason, words in zip(reasons, expected, strict=True))
     assert len({event["attempt"] for event in chain.events("train", "start")}) == len(strikes) + 1
 
 
