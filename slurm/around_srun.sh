@@ -8,7 +8,9 @@ attempts begin $(scontrol show hostnames "$SLURM_JOB_NODELIST" | head --lines="$
 at_end() {
   status=$?
   trap - EXIT
-  state=$(scontrol --oneliner show job "$SLURM_JOB_ID" | grep --only-matching --max-count=1 --perl-regexp 'JobState=\K\S+')
+  # Asked again until the controller answers: it may be starting anew.
+  until state=$(scontrol --oneliner show job "$SLURM_JOB_ID" | grep --only-matching --max-count=1 --perl-regexp 'JobState=\K\S+')
+  do sleep 5; done
   if excluded=$(attempts end "$status" "$state"); then
     if [ -n "$excluded" ]; then
       scontrol requeuehold "$SLURM_JOB_ID" && scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$excluded" && scontrol release "$SLURM_JOB_ID"

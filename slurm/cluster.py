@@ -29,10 +29,8 @@ def submit_chain(stages: Sequence[Stage], code: Path) -> dict[str, str]:
         The SLURM job id of each stage.
 
     Raises:
-        Refusal: a stage is still queued or running from an earlier call, or SLURM did not take a job.
+        Refusal: SLURM did not take a job.
     """
-    for stage in stages:
-        _refuse_living(stage)
     jobs: dict[str, str] = {}
     previous: str | None = None
     for _, members in groupby(stages, key=lambda stage: stage.group):
@@ -129,7 +127,7 @@ def _tasks(stage: Stage) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
 def _setup(group: Sequence[Stage], code: Path, python: str) -> list[str]:
     """Shell lines before srun: the copied code, the user's lines, and what happens around the program."""
     return [
-        f'export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+":$PYTHONPATH"}}',
+        f'export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+":$PYTHONPATH"}}',
         *(group[0].resources.setup or ()),
         f"stages=({shlex.join(stage.name for stage in group)})",
         'stage="${stages[${SLURM_ARRAY_TASK_ID:-0}]}"',
@@ -139,8 +137,13 @@ def _setup(group: Sequence[Stage], code: Path, python: str) -> list[str]:
     ]
 
 
-def _refuse_living(stage: Stage) -> None:
-    if not stage.started_marker.exists():
+def refuse_living(stage: Stage) -> None:
+    """Stops a stage from being run twice at once.
+
+    Raises:
+        Refusal: its job of an earlier launch is queued or runs, or SLURM does not say.
+    """
+    if stage.is_finished or not stage.started_marker.exists():
         return
     job_id = read_marker(stage.started_marker)["job_id"]
     if job_id and queue.is_living(job_id):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from magvit_scale.config import LaunchConfig, Refusal, parse, refusals_end_the_program
 from slurm import snapshot
-from slurm.cluster import batch_script, submit_chain
+from slurm.cluster import batch_script, refuse_living, submit_chain
 from slurm.job import finish, forget_ranks, run_program
 from slurm.local import StageFailure, run_local
 from slurm.plan import plan
@@ -30,7 +30,7 @@ CANCELLED_STATUS = 130
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Plans the chain, refuses a run folder of other arguments, runs what is not finished."""
+    """Plans the chain, refuses a run folder of other arguments or with living jobs, runs what is not finished."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     config = parse(LaunchConfig, [argument for argument in arguments if argument != "--dry-run"])
     stages = plan(config)
@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with _only_launcher(Path(config.root)), _says_how_to_continue(arguments):
         for stage in stages:
             refuse_changes(stage)
+            refuse_living(stage)
         _note_chain(stages, config, arguments)
         if config.cluster == "debug":
             return _run(stages, config)
@@ -106,9 +107,12 @@ def _says_how_to_continue(arguments: list[str]) -> Iterator[None]:
 
 
 def _make_importable(code: Path) -> None:
-    # The copy first; the checkout too, for programs of the user's that lie in it.
-    paths = [str(code), str(snapshot.CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    # The copy first; the checkout and this folder too, for programs of the user's that lie there.
+    before = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    paths = [str(code), str(snapshot.CHECKOUT), os.getcwd(), *before]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    # Or `python -m`, started in the checkout, would take the checkout and not the copy.
+    os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def _print_plan(stages: list[Stage], config: LaunchConfig) -> None:

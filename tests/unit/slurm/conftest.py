@@ -70,7 +70,8 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     for name in snapshot.COPIED:
         (tmp_path / "checkout" / name).mkdir(parents=True)
     monkeypatch.setattr(snapshot, "CHECKOUT", tmp_path / "checkout")
-    monkeypatch.setenv("PYTHONPATH", "")  # the launcher writes to it
+    for name in ("PYTHONPATH", "PYTHONSAFEPATH"):
+        monkeypatch.setenv(name, "")  # the launcher writes to it
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     return FakeSlurm(tmp_path / "bin")
 

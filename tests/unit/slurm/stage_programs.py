@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import slurm
 from magvit_scale.config import Refusal
 
 
@@ -30,5 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             time.sleep(0.05)
         worker.kill()
     (output / f"result.{rank}").write_text(options.get("text", "made"))
+    if "show_code" in options:
+        (output / f"code.{rank}").write_text(str(Path(slurm.__file__).parents[1]))
     if "end_with" in options:
         raise SystemExit({"none": None, "zero": 0}[options["end_with"]])

@@ -95,9 +95,24 @@ def test_resubmit_takes_up_what_was_cancelled_and_leaves_what_is_finished(
 def test_a_stage_is_not_submitted_twice(submitted: Chain, fake_slurm: FakeSlurm, is_down: bool) -> None:
     if is_down:
         fake_slurm.go_down()
-    with pytest.raises(Refusal, match="Unable to contact" if is_down else "stage train is already SLURM job 41"):
-        resubmit.main([str(submitted.root)])
+    record = (submitted.root / "stages" / "chain.json").read_text()
+    for more in ("resources.exclude=node7", "cluster=debug"):
+        with pytest.raises(Refusal, match="Unable to contact" if is_down else "stage train is already SLURM job 41"):
+            resubmit.main([str(submitted.root), more])
     assert len(fake_slurm.calls("sbatch")) == 2
+    assert submitted.runs("train") == []
+    assert (submitted.root / "stages" / "chain.json").read_text() == record
+
+
+def test_jobs_of_a_former_launch_of_other_stages_are_cancelled_too(
+    submitted: Chain, fake_slurm: FakeSlurm, capsys: Capture
+) -> None:
+    submitted.add("last")
+    launch.main([str(submitted.config), "cluster=slurm", "only=[last]"])
+    capsys.readouterr()
+    cancel.main([str(submitted.root)])
+    assert fake_slurm.calls("scancel") == ["42", "--signal=TERM 41"]
+    assert "after                   job 42  cancelled" in capsys.readouterr().out
 
 
 def test_resubmit_repeats_the_recorded_command_where_it_was_given(

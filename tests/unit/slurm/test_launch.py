@@ -86,7 +86,10 @@ def test_what_slurm_is_asked_for(chain: Chain) -> None:
     group = plan(LaunchConfig(root=str(chain.root), stages=_stages(chain), resources=resources))
     asked = parameters(group, Path("/the code"), "python3", "17")
     setup = asked.pop("setup")
-    assert setup[:2] == ["export PYTHONPATH='/the code'${PYTHONPATH:+\":$PYTHONPATH\"}", "module load cuda"]
+    assert setup[:2] == [
+        "export PYTHONSAFEPATH=1 PYTHONPATH='/the code'${PYTHONPATH:+\":$PYTHONPATH\"}",
+        "module load cuda",
+    ]
     assert "trap at_end EXIT" in setup
     assert asked == {
         "job_name": "train",

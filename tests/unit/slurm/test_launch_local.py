@@ -43,6 +43,13 @@ def test_stages_run_in_order_with_their_processes_and_are_skipped_the_second_tim
     assert chain.runs("second") == ["2"]
 
 
+def test_the_copy_of_the_code_runs_though_the_launcher_is_started_in_the_checkout(chain: Chain) -> None:
+    chain.add("only", "show_code=yes")
+    assert chain.run()[0] == 0
+    (code,) = (chain.root / "stages" / "code").iterdir()
+    assert (chain.root / "only" / "code.0").read_text() == str(code)
+
+
 def test_a_refusal_stops_the_chain_and_says_how_to_continue(chain: Chain) -> None:
     chain.add("first")
     chain.add("second", "refuse_rank=1", "wait_for=/nonexistent", tasks=2)
