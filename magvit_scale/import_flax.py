@@ -12,7 +12,7 @@ from typing import Any
 
 from magvit_scale.commit.flax import transformer_leaves, transformer_sizes
 from magvit_scale.commit.transformer import CommitTransformer
-from magvit_scale.config import Refusal, TrainCommitConfig, TrainVQGANConfig, describe, load_part
+from magvit_scale.config import Refusal, TrainCommitConfig, TrainVQGANConfig, describe, is_override, load_part
 from magvit_scale.flax_tree import Leaf, Tree, fill_from_tree, read_tree
 from magvit_scale.vqgan.autoencoder import VQGAN
 from magvit_scale.vqgan.discriminator import Discriminator
@@ -104,8 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def build_model(network: Network, decided: dict[str, int], tree: Tree, source: str, arguments: Sequence[str]) -> Any:
     """An empty model of the sizes that tree, CONFIG files and key=value give, in this order."""
-    overrides = [argument for argument in arguments if "=" in argument]
-    files = [argument for argument in arguments if "=" not in argument]
+    overrides = [argument for argument in arguments if is_override(argument)]
+    files = [argument for argument in arguments if not is_override(argument)]
     if strange := [override for override in overrides if override.split(".")[0] != network.part]:
         raise Refusal(f"{strange[0]}: expected keys of this network, {network.part}.KEY=VALUE")
     known = {network.part: decided | network.sizes(tree, source, **decided)}

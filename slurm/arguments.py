@@ -5,9 +5,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from magvit_scale.config import is_override
+
 
 def value(argv: Sequence[str], key: str) -> Any:
     """The value of a key among `CONFIG... key=value ...`, the last one said; None where nothing is said of it."""
-    files = [OmegaConf.load(argument) for argument in argv if "=" not in argument]
-    overrides = OmegaConf.from_dotlist([argument for argument in argv if "=" in argument])
+    files = [OmegaConf.load(argument) for argument in argv if not is_override(argument)]
+    overrides = OmegaConf.from_dotlist([argument for argument in argv if is_override(argument)])
     return OmegaConf.select(OmegaConf.merge(*files, overrides), key)

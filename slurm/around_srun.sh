@@ -9,7 +9,9 @@ at_end() {
   status=$?
   trap - EXIT
   trap '' TERM  # which requeueing sends, and there is more to do
-  state=$(scontrol --oneliner show job "$SLURM_JOB_ID" | grep --only-matching --max-count=1 --perl-regexp 'JobState=\K\S+')
+  # Asked again until the controller answers: it may be starting anew.
+  until state=$(scontrol --oneliner show job "$SLURM_JOB_ID" | grep --only-matching --max-count=1 --perl-regexp 'JobState=\K\S+')
+  do sleep 5; done
   if excluded=$(attempts end "$status" "$state"); then
     scontrol requeue "$SLURM_JOB_ID"
     if [ -n "$excluded" ]; then scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$excluded"; fi

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from magvit_scale.training.signals import STOPPED_STATUS
 from slurm.job import attempt, forget_ranks, read_notes
 from slurm.preflight import UNFIT_STATUS, unfit_nodes
 from slurm.progress import measure
-from slurm.stages import Stage, load_stage
+from slurm.stages import Stage, load_stage, write_json
 
 Event = dict[str, Any]
 
@@ -55,6 +56,8 @@ def begin(stage: Stage, nodes: Sequence[str]) -> None:
             f"restarts; see python -m slurm.status {stage.root}, then python -m slurm.resubmit {stage.root}"
         )
     forget_ranks(stage)
+    # The launcher may have been killed before it could.
+    write_json(stage.started_marker, stage.record(job_id=_own_id()))
     _note(stage, {"event": "start", "nodes": list(nodes), "reached": reached})
 
 
@@ -104,15 +107,23 @@ def decide(stage: Stage, status: int, state: str, unfit: Sequence[str]) -> tuple
 
 
 def read_ledger(stage: Stage) -> list[Event]:
-    """All starts and ends of a stage, the first first."""
-    path = stage.ledger
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """All starts and ends of a stage, the first first; without a line that a power failure has cut."""
+    events = []
+    for line in stage.ledger.read_text().splitlines() if stage.ledger.exists() else ():
+        with suppress(ValueError):
+            events.append(json.loads(line))
+    return events
+
+
+def _own_id() -> str | None:
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def _note(stage: Stage, event: Event) -> None:
     whole = event | {"job": os.environ.get("SLURM_JOB_ID"), "attempt": attempt(), "time": round(time.time(), 1)}
     with stage.ledger.open("a") as ledger:
-        ledger.write(json.dumps(whole) + "\n")
+        ledger.write(f"\n{json.dumps(whole)}")  # a line of its own even after one that was cut
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ class Chain:
     """Of python -m slurm.launch."""
     cluster: str
     names: list[str]
-    """Of the stages, in order."""
+    """Of the stages, in order; before them those of former launches, whose jobs may be there still."""
 
     @property
     def started(self) -> list[Stage]:
@@ -45,7 +45,9 @@ def open_chain(root: str) -> Chain:
         raise Refusal(f"{root}: no chain was started there; expected the root= of a python -m slurm.launch")
     chain = json.loads(record.read_text())
     os.chdir(chain["cwd"])
-    return Chain(folder, chain["arguments"], chain["cluster"], chain["stages"])
+    known = {path.name.removesuffix(".started.json") for path in record.parent.glob("*.started.json")}
+    names = [*sorted(known - set(chain["stages"])), *chain["stages"]]
+    return Chain(folder, chain["arguments"], chain["cluster"], names)
 
 
 def arguments_of(program: str, summary: str) -> argparse.ArgumentParser:

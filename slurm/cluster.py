@@ -29,10 +29,8 @@ def submit_chain(stages: Sequence[Stage], code: Path) -> dict[str, str]:
         The SLURM job id of each stage.
 
     Raises:
-        Refusal: a stage is still queued or running from an earlier call, or SLURM did not take a job.
+        Refusal: SLURM did not take a job.
     """
-    for stage in stages:
-        _refuse_living(stage)
     jobs: dict[str, str] = {}
     previous: str | None = None
     for _, members in groupby(stages, key=lambda stage: stage.group):
@@ -141,9 +139,17 @@ def _setup(group: Sequence[Stage], code: Path, python: str) -> list[str]:
     ]
 
 
-def _refuse_living(stage: Stage) -> None:
-    if not stage.started_marker.exists():
-        return
-    job_id = read_marker(stage.started_marker)["job_id"]
-    if job_id and queue.is_living(job_id):
-        raise Refusal(f"stage {stage.name} is already SLURM job {job_id}; see python -m slurm.status {stage.root}")
+def refuse_living(stages: Sequence[Stage]) -> None:
+    """Stops stages from being run twice at once.
+
+    Raises:
+        Refusal: a job of an earlier launch is queued or runs, or SLURM does not say.
+    """
+    begun = [stage for stage in stages if not stage.is_finished and stage.started_marker.exists()]
+    jobs = {job_id: stage for stage in begun if (job_id := read_marker(stage.started_marker)["job_id"])}
+    for job in queue.ask(list(jobs)).values():
+        if job.is_living:
+            stage = jobs[job.job_id]
+            raise Refusal(
+                f"stage {stage.name} is already SLURM job {job.job_id}; see python -m slurm.status {stage.root}"
+            )

@@ -89,7 +89,11 @@ def stop_when_asked() -> None:
 def run_program(stage: Stage) -> None:
     """Calls the stage's main(argv); bad input becomes one line on stderr and exit status 1."""
     with refusals_end_the_program(stage.program):
-        importlib.import_module(stage.program).main(list(stage.argv))
+        try:
+            importlib.import_module(stage.program).main(list(stage.argv))
+        except SystemExit as end:
+            if end.code:  # none and 0 are good ends
+                raise
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from magvit_scale.config import LaunchConfig, Refusal, parse, refusals_end_the_program
 from slurm import snapshot
-from slurm.cluster import batch_script, submit_chain
+from slurm.cluster import batch_script, refuse_living, submit_chain
 from slurm.job import finish, forget_ranks, run_program
 from slurm.local import StageFailure, run_local
 from slurm.plan import plan
@@ -30,7 +30,7 @@ CANCELLED_STATUS = 130
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Plans the chain, refuses a run folder of other arguments, runs what is not finished."""
+    """Plans the chain, refuses a run folder of other arguments or with living jobs, runs what is not finished."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     config = parse(LaunchConfig, [argument for argument in arguments if argument != "--dry-run"])
     stages = plan(config)
@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with _only_launcher(Path(config.root)), _says_how_to_continue(arguments):
         for stage in stages:
             refuse_changes(stage)
+        refuse_living(stages)
         _note_chain(stages, config, arguments)
         _make_importable()
         return _submit(stages, config) if config.cluster == "slurm" else _run(stages, config)
@@ -104,8 +105,10 @@ def _says_how_to_continue(arguments: list[str]) -> Iterator[None]:
 
 
 def _make_importable() -> None:
-    # A job's pickle names `slurm.job` only, and `slurm` and `data_prep` are folders of the repository, not installed.
-    paths = [str(snapshot.CHECKOUT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    # A job's pickle names `slurm.job` only, and `slurm` and `data_prep` are folders of the repository, not installed;
+    # programs of the user's may lie where the launcher was started.
+    before = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    paths = [str(snapshot.CHECKOUT), os.getcwd(), *before]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
 
 

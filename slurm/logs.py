@@ -15,14 +15,20 @@ POLL_INTERVAL_S = 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Shows both logs of the rank; with --follow until the stage is finished or Ctrl-C."""
+    """Shows both logs of the rank; with --follow until the stage is finished or Ctrl-C.
+
+    Raises:
+        Refusal: the stage was never started, or the rank has written none.
+    """
     parser = arguments_of("slurm.logs", SUMMARY)
     parser.add_argument("stage", metavar="STAGE", nargs="?", help="name of a stage, of an array's element: NAME.3")
     parser.add_argument("--rank", type=int, default=0, help="process of the stage")
     parser.add_argument("--follow", action="store_true", help="go on until the stage is finished")
     options = parser.parse_args(argv)
     stage = _choose(open_chain(options.run), options.stage)
-    follower = LogFollower(paths_of(stage, options.rank))
+    if not (paths := paths_of(stage, options.rank)):
+        raise Refusal(f"no logs of rank {options.rank} in {stage.logs}; see python -m slurm.status {stage.root}")
+    follower = LogFollower(paths)
     while options.follow and not stage.is_finished:
         follower.copy()
         time.sleep(POLL_INTERVAL_S)
@@ -30,24 +36,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def paths_of(stage: Stage, rank: int) -> list[Path]:
-    """Stdout and stderr of a rank, of the newest job.
-
-    Raises:
-        Refusal: it has written none.
-    """
+    """Stdout and stderr of a rank, of the newest job; none where it has written none."""
     job_id = read_marker(stage.started_marker)["job_id"] or "*"
-    found = sorted(stage.logs.glob(f"{job_id}_{rank}_log.*"), key=lambda path: path.stat().st_mtime)[-2:]
-    if not found:
-        raise Refusal(f"no logs of rank {rank} in {stage.logs}; see python -m slurm.status {stage.root}")
-    return found
+    return sorted(stage.logs.glob(f"{job_id}_{rank}_log.*"), key=lambda path: path.stat().st_mtime)[-2:]
 
 
 def _choose(chain: Chain, name: str | None) -> Stage:
     started = {stage.name: stage for stage in chain.started}
-    if name is not None and name not in started:
-        raise Refusal(f"stage {name} was not started; expected one of {', '.join(started)}")
     if not started:
         raise Refusal(f"{chain.root}: no stage was started yet")
+    if name is not None and name not in started:
+        raise Refusal(f"stage {name} was not started; expected one of {', '.join(started)}")
     running = [stage for stage in started.values() if list(stage.logs.glob("*_log.*"))]
     return started[name] if name else (running or list(started.values()))[-1]
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from magvit_scale.config import STANDARD, LaunchConfig, Refusal, StageConfig
+from slurm.arguments import value
 from slurm.stages import Stage
 
 PLACEHOLDER = re.compile(r"\{(root|videos|scaled:(\d+))\}")
-PLAIN_YAML = re.compile(r"[\w./~+-][\w./~+ -]*(?<! )")
+PLAIN_YAML = re.compile(r"[\w./~+-][\w./~+ ,=-]*(?<! )")
 FOLDER_KEYS = ("run.folder", "output")
 """Keys of the folder that a program writes; every point of a sweep gets one of its own."""
 
@@ -72,20 +73,21 @@ def _stage(name: str, group: str, stage: StageConfig, config: LaunchConfig, more
 
 def _swept(name: str, stage: StageConfig, config: LaunchConfig) -> list[Stage]:
     """The stage for every combination of the sweep's values, then the table of what came out."""
-    overrides = [_fill_in(name, override, config).partition("=") for override in stage.overrides]
+    overrides = [override.partition("=") for override in stage.overrides]
     found = next(((key, folder) for key, _, folder in overrides if key in FOLDER_KEYS), None)
     if found is None:
         raise Refusal(f"sweep.{name}: the stage sets none of {', '.join(FOLDER_KEYS)}, which names each point's folder")
     folder_key, folder = found
     values = _flat(config.sweep[name])
     points = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
-    folders = [f"{folder}_sweep/{_label(point)}" for point in points]
-    if len(set(folders)) < len(folders):
-        raise Refusal(f"sweep.{name}: two points have the folder {folders[0]}; take out what is given twice")
+    owns = [_fill_in(name, f"{folder_key}={folder}_sweep/{_label(point)}", config) for point in points]
+    folders = [value([own], folder_key) for own in owns]
+    if twice := [path for path in folders if folders.count(path) > 1]:
+        raise Refusal(f"sweep.{name}: two points have the folder {twice[0]}; take out what is given twice")
     stages = []
-    for number, (point, own) in enumerate(zip(points, folders, strict=True)):
-        settings = [f"{key}={json.dumps(value)}" for key, value in point.items()]
-        stages.append(_stage(f"{name}.{number}", name, stage, config, [*settings, f"{folder_key}={own}"]))
+    for number, (point, own) in enumerate(zip(points, owns, strict=True)):
+        settings = [f"{key}={json.dumps(setting)}" for key, setting in point.items()]
+        stages.append(_stage(f"{name}.{number}", name, stage, config, [*settings, own]))
     arguments = (f"runs={json.dumps(folders)}", f"output={folder}_sweep/table.md")
     table = StageConfig(program="slurm.compare_runs", overrides=arguments)
     return [*stages, replace(_stage(f"{name}_table", f"{name}_table", table, config), needs_success=False)]
@@ -137,7 +139,7 @@ def _arguments(name: str, stage: StageConfig, config: LaunchConfig) -> Iterator[
 
 
 def _fill_in(name: str, override: str, config: LaunchConfig) -> str:
-    def value(match: re.Match[str]) -> str:
+    def replacement(match: re.Match[str]) -> str:
         if match[2]:
             return str(_scaled(int(match[2]), config))
         found = config.root if match[1] == "root" else config.videos
@@ -146,7 +148,7 @@ def _fill_in(name: str, override: str, config: LaunchConfig) -> str:
         return found
 
     key, _, text = override.partition("=")
-    filled = PLACEHOLDER.sub(value, text)
+    filled = PLACEHOLDER.sub(replacement, text)
     # The program reads values as YAML, where ` #` or `: ` in a folder's name would end it. Lists quote their own items.
     needs_quotes = filled != text and text[:1] not in "[\"'" and not PLAIN_YAML.fullmatch(filled)
     return f"{key}={json.dumps(filled, ensure_ascii=False) if needs_quotes else filled}"

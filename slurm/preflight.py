@@ -55,12 +55,14 @@ def _reports(stage: Stage, attempt: str) -> Path:
 
 
 def _arguments(stage: Stage, attempt: str) -> list[str]:
-    arguments = [f"folder={stage.folder}", f"reports={_reports(stage, attempt)}", f"patience_s={PATIENCE_S}"]
+    paths = {"folder": stage.folder, "reports": str(_reports(stage, attempt))}
     if shards := value(stage.argv, "clips.shards") or value(stage.argv, "tokens"):
-        arguments.append(f"shards={shards}")
+        paths["shards"] = shards
+    # Quoted, as YAML would cut a folder's name at ` #`.
+    arguments = [f"{key}={json.dumps(path, ensure_ascii=False)}" for key, path in paths.items()]
     if (workers := value(stage.argv, "clips.num_workers")) is not None:
         arguments.append(f"num_workers={workers}")
     now, every = read(stage.argv), value(stage.argv, "run.checkpoint_every")
     if now and now.step_s and every:
         arguments.append(f"minutes_between_checkpoints={every * now.step_s / 60}")
-    return [*arguments, f"time_limit_minutes={stage.resources.time_limit_minutes}"]
+    return [*arguments, f"patience_s={PATIENCE_S}", f"time_limit_minutes={stage.resources.time_limit_minutes}"]

@@ -50,12 +50,15 @@ def measure(argv: Sequence[str]) -> str:
 
 
 def read_metrics(folder: Path) -> dict[str, float] | None:
-    """What a training run logged last, by name; None before its first log."""
+    """The newest value of every name that a training run has logged lately; None before its first log.
+
+    Losses and validation stand on lines of their own.
+    """
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return None
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         # The last piece is empty, or a line that is being written.
-        lines = [line for line in file.read().split(b"\n")[:-1] if line.startswith(b"{")]
-    return dict(json.loads(lines[-1])) if lines else None
+        lines = [json.loads(line) for line in file.read().split(b"\n")[:-1] if line.startswith(b"{")]
+    return {name: value for line in lines for name, value in line.items()} or None

@@ -32,20 +32,18 @@ class QueuedJob:
 
 
 def ask(job_ids: Sequence[str]) -> dict[str, QueuedJob]:
-    """The jobs that SLURM still knows, by id; an element of an array as JOB_ELEMENT."""
+    """The jobs that SLURM still knows, by id; an element of an array as JOB_ELEMENT.
+
+    Raises:
+        Refusal: SLURM does not answer, which says nothing of the jobs.
+    """
     if not job_ids:
         return {}
     # An unknown id among several makes squeue silent about it, and alone an error.
     answer = _run("squeue", "--noheader", "--array", "--states=all", f"--format={'|'.join(FIELDS)}",
-                  f"--jobs={','.join(job_ids)}", may_fail=True)  # fmt: skip
+                  f"--jobs={','.join(job_ids)}", forgiven="Invalid job id")  # fmt: skip
     jobs = [QueuedJob(*line.split("|")) for line in answer.splitlines() if line.count("|") == len(FIELDS) - 1]
     return {job.job_id: job for job in jobs}
-
-
-def is_living(job_id: str) -> bool:
-    """Whether a job runs, waits, or will start again."""
-    job = ask([job_id]).get(job_id)
-    return job is not None and job.is_living
 
 
 def cancel(job_ids: Sequence[str], signal: str | None = None) -> None:
@@ -54,11 +52,11 @@ def cancel(job_ids: Sequence[str], signal: str | None = None) -> None:
         _run("scancel", *([f"--signal={signal}"] if signal else []), *job_ids)
 
 
-def _run(*command: str, may_fail: bool = False) -> str:
+def _run(*command: str, forgiven: str | None = None) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise Refusal(f"no command {command[0]} here; go to a machine from which SLURM jobs are submitted") from error
-    if done.returncode and not may_fail:
+    if done.returncode and not (forgiven and forgiven in done.stderr):
         raise Refusal(f"{command[0]}: {' '.join(done.stderr.split())}")
     return done.stdout

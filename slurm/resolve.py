@@ -51,8 +51,8 @@ def _ask(program: str, argv: Sequence[str]) -> tuple[str, str]:
     try:
         with contextlib.redirect_stdout(out):
             main_of_program([*argv, "--show-config"])
-    except SystemExit:
-        return out.getvalue(), ""
+    except SystemExit as end:
+        return out.getvalue(), str(end.code or "")
     except (Refusal, OSError) as error:
         return "", str(error)
     raise AssertionError(f"{program} does not end at --show-config")

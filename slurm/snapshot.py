@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from magvit_scale.config import is_override
 from slurm.stages import Stage
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -23,7 +24,9 @@ def take(folder: Path) -> Path:
     """Copies the checkout's programs and configurations aside, renames the copy to `path_of(folder)`; returns that."""
     target = path_of(folder)
     if not target.exists():
-        aside = folder / f"{target.name}.{os.getpid()}"
+        # Of a launcher that was killed a part may be there; the lock of the run folder lets in one at a time.
+        aside = folder / f"{target.name}.tmp"
+        shutil.rmtree(aside, ignore_errors=True)
         for name in COPIED:
             shutil.copytree(CHECKOUT / name, aside / name, ignore=shutil.ignore_patterns(*UNWANTED))
         os.replace(aside, target)
@@ -36,7 +39,7 @@ def preserve(stage: Stage, folder: Path) -> Stage:
 
 
 def _copy(argument: str, folder: Path) -> str:
-    if "=" in argument:
+    if is_override(argument):
         return argument
     content = Path(argument).read_bytes()
     target = folder / f"{hashlib.sha256(content).hexdigest()[:12]}_{Path(argument).name}"

@@ -4,13 +4,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from itertools import zip_longest
+from itertools import pairwise
 
 from magvit_scale.config import refusals_end_the_program
 from slurm import progress, queue
-from slurm.attempts import read_ledger
+from slurm.attempts import Event, read_ledger
 from slurm.chain import arguments_of, open_chain
 from slurm.follow import last_lines
+from slurm.logs import paths_of
 from slurm.queue import QueuedJob
 from slurm.stages import Stage, read_marker, recorded_seconds
 
@@ -70,17 +71,20 @@ def _state(stage: Stage, job: QueuedJob | None) -> str:
 
 def troubles(stage: Stage) -> Iterator[str]:
     """A line for every end of a start that was not the stage's own."""
-    ledger = read_ledger(stage)
-    for event, following in zip_longest(ledger, ledger[1:]):
-        when = f"{stage.name}: {time.strftime('%m-%d %H:%M:%S', time.localtime(event['time']))}"
+    for event, following in pairwise([*read_ledger(stage), {"event": "now"}]):
         if event["event"] == "end" and event["why"] != "finished":
-            yield f"{when} at {event['reached']}: {event['why']}{'; started again' if event['goes_on'] else ''}"
-        elif event["event"] == "start" and following and following["event"] == "start":
-            yield f"{when} started at {event['reached']}, its end was seen by nobody (a node was lost); started again"
+            yield _trouble(stage, event, event["why"] + ("; started again" if event["goes_on"] else ""))
+        elif event["event"] == following["event"] == "start":
+            yield _trouble(stage, following, "started again by SLURM, its batch script had no time to say why")
+
+
+def _trouble(stage: Stage, event: Event, why: str) -> str:
+    when = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time"]))
+    return f"{stage.name}: {when} at {event['reached']}: {why}"
 
 
 def _show_log(stage: Stage, num_lines: int) -> None:
-    for path in sorted(stage.logs.glob("*_0_log.*"), key=lambda path: path.stat().st_mtime)[-2:]:
+    for path in paths_of(stage, rank=0):
         if lines := last_lines(path, num_lines):
             _say(f"== {path} ==")
             _say("\n".join(lines))

@@ -39,13 +39,21 @@ def parse(schema: type[Config], argv: Sequence[str] | None = None) -> Config:
     if {"-h", "--help"} & set(arguments):
         print(describe(schema))  # noqa: T201
         raise SystemExit(0)
-    overrides = [argument for argument in arguments if "=" in argument]
-    files = [argument for argument in arguments if "=" not in argument and argument != "--show-config"]
+    overrides = [argument for argument in arguments if is_override(argument)]
+    files = [argument for argument in arguments if not is_override(argument) and argument != "--show-config"]
     config = load(schema, files, overrides)
     if "--show-config" in arguments:
         print(to_yaml(config), end="")  # noqa: T201
         raise SystemExit(0)
     return config
+
+
+def is_override(argument: str) -> bool:
+    """Whether an argument is key=value and not a file, whose folder may be that of a point of a sweep:
+    `runs/train_sweep/rate=0.1/config.yaml`.
+    """
+    key, equals, _ = argument.partition("=")
+    return bool(equals) and "/" not in key
 
 
 def refuse_below_one(part: str, values: Mapping[str, int]) -> None:

@@ -1,6 +1,5 @@
 """Chains of stages on the test cluster, and what befalls them."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from slurm.attempts import read_ledger
 from slurm.stages import Stage, load_stage, read_marker
 from tests.slurm.cluster import Cluster
 
@@ -59,8 +59,7 @@ class Chain:
         return told
 
     def events(self, name: str, kind: str) -> list[dict[str, Any]]:
-        path = self.stage(name).ledger
-        events = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        events = read_ledger(self.stage(name))
         return [event for event in events if event["event"] == kind]
 
     def describe(self) -> str:

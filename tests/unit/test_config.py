@@ -149,6 +149,36 @@ def test_help_prints_the_keys_and_ends_well(capsys: pytest.CaptureFixture[str]) 
     assert "videos_per_shard  (int; default 64)" in capsys.readouterr().out
 
 
+def test_show_config_prints_what_reads_back_equal_and_ends_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [
+        "run.folder='r: 1e3'",
+        "run.steps=10",
+        "run.global_batch_size=4",
+        "optim.learning_rate=1e-4",
+        "clips.shards='1e3'",
+    ]
+    with pytest.raises(SystemExit) as end:
+        parse(TrainVQGANConfig, [*argv, "--show-config"])
+    assert end.value.code == 0
+    shown = write(tmp_path / "shown.yaml", capsys.readouterr().out)
+    assert load(TrainVQGANConfig, [shown]) == parse(TrainVQGANConfig, argv)
+    assert load(TrainVQGANConfig, [shown]).optim.learning_rate == 1e-4
+
+
+def test_show_config_refuses_what_the_program_would_refuse() -> None:
+    with pytest.raises(Refusal, match="size_pix"):
+        parse(WriteShardsConfig, [*COMPLETE, "--show-config", "size_pix=3"])
+
+
+def test_a_file_in_the_folder_of_a_sweeps_point_is_no_override(tmp_path: Path) -> None:
+    (tmp_path / "rate=0.1").mkdir()
+    path = write(tmp_path / "rate=0.1" / "config.yaml", "manifest: m\noutput: o\nsize_px: 32\n")
+    config = parse(WriteShardsConfig, [str(path), "output=a/b=c"])
+    assert (config.size_px, config.output) == (32, "a/b=c")
+
+
 def test_parse_takes_files_and_overrides_in_any_order(tmp_path: Path) -> None:
     path = write(tmp_path / "a.yaml", "manifest: m\noutput: o\nsize_px: 32\n")
     assert parse(WriteShardsConfig, ["size_px=16", str(path)]).size_px == 16

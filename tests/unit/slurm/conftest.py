@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from slurm import snapshot
+from tests.unit.slurm.fake_slurm import FakeSlurm
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROGRAM = "tests.unit.slurm.stage_programs"
 
@@ -59,6 +62,23 @@ class Chain:
 @pytest.fixture
 def chain(tmp_path: Path) -> Chain:
     return Chain(tmp_path)
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """Commands of SLURM that answer from files; the launcher copies a checkout of nothing."""
+    for name in snapshot.COPIED:
+        (tmp_path / "checkout" / name).mkdir(parents=True)
+    monkeypatch.setattr(snapshot, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.setenv("PYTHONPATH", "")  # the launcher writes to it
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return FakeSlurm(tmp_path / "bin")
+
+
+@pytest.fixture
+def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what changes the working directory: it is back at the end."""
+    monkeypatch.chdir(REPOSITORY)
 
 
 @pytest.fixture

@@ -30,3 +30,5 @@ def main(argv: Sequence[str] | None = None) -> None:
             time.sleep(0.05)
         worker.kill()
     (output / f"result.{rank}").write_text(options.get("text", "made"))
+    if "end_with" in options:
+        raise SystemExit({"none": None, "zero": 0}[options["end_with"]])

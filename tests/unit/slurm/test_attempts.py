@@ -1,6 +1,5 @@
 """Which ends of a job lead to another start."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,9 @@ def test_the_batch_script_asks_by_name(stage: Stage, chain: Chain, capsys: pytes
     with pytest.raises(SystemExit) as end:
         attempts.main(["end", folder, "train", "137", "RUNNING"])
     assert end.value.code == 0
-    start, stop = (json.loads(line) for line in stage.ledger.read_text().splitlines())
+    with stage.ledger.open("a") as ledger:
+        ledger.write('\n{"event": "sta')
+    start, stop = attempts.read_ledger(stage)
     expected: dict[str, Any] = {"job": "7", "attempt": "7-2", "reached": "step_00000000"}
     assert start | expected | {"event": "start", "nodes": ["node1", "node2"]} == start
     assert stop | expected | {"event": "end", "status": 137, "goes_on": True} == stop

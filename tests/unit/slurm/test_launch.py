@@ -26,6 +26,15 @@ def test_debug_runs_here_and_marks_what_is_finished(chain: Chain, capsys: pytest
     assert "finished before" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("end", ["none", "zero"])
+def test_a_program_that_exits_well_has_ended_well(chain: Chain, end: str) -> None:
+    chain.add("only", f"end_with={end}")
+    chain.add("after")
+    launch.main([str(chain.config), "cluster=debug"])
+    assert (chain.root / "stages" / "only.json").exists()
+    assert chain.runs("after") == ["1"]
+
+
 @pytest.mark.parametrize("is_finished", [True, False])
 @pytest.mark.parametrize("what", ["argument", "configuration file"])
 def test_a_run_folder_of_other_arguments_is_refused(chain: Chain, tmp_path: Path, is_finished: bool, what: str) -> None:

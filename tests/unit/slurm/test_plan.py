@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from magvit_scale.config import LaunchConfig, Refusal, load
+from slurm.arguments import value
 from slurm.plan import plan
 from slurm.stages import Stage
 from tests.unit.slurm.conftest import Chain
@@ -97,12 +98,22 @@ def test_a_sweep_is_the_product_of_its_values_then_a_table(chain: Chain) -> None
     assert f'"{chain.root}/train_sweep/rate=0.1,kind=c"' in table.argv[0]
 
 
+def test_a_sweep_in_a_folder_that_yaml_would_cut_is_quoted(chain: Chain) -> None:
+    chain.root = chain.root.with_name("my runs: all #1")
+    chain.add("train")
+    point, table = planned(chain, "sweep.train.a=[1]")
+    assert value(point.argv, "output") == f"{chain.root}/train_sweep/a=1"
+    assert value(table.argv, "output") == f"{chain.root}/train_sweep/table.md"
+    assert value(table.argv, "runs") == [f"{chain.root}/train_sweep/a=1"]
+
+
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
         ("sweep.nothing.a=[1]", "no stage nothing"),
         ("sweep.train.a=1", r"sweep a=1: expected a list of values, \[A,B\]"),
         ("sweep.train.a=[1,1]", "two points have the folder .*/train_sweep/a=1; take out what is given twice"),
+        ("sweep.train.a=[1,2,2]", "two points have the folder .*/train_sweep/a=2; take out what is given twice"),
     ],
 )
 def test_sweeps_that_cannot_be(chain: Chain, sweep: str, message: str) -> None:
