@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from magvit_scale.config import Refusal, refusals_end_the_program
+from magvit_scale.files import write_json
 from magvit_scale.training.heartbeat import LOST_STATUS
 from magvit_scale.training.signals import STOPPED_STATUS
 from slurm.job import attempt, forget_ranks, read_notes
 from slurm.preflight import UNFIT_STATUS, unfit_nodes
 from slurm.progress import measure
-from slurm.stages import Stage, load_stage, write_json
+from slurm.stages import Stage, load_stage
 
 Event = dict[str, Any]
 

@@ -11,9 +11,10 @@ from typing import Any
 import submitit
 
 from magvit_scale.config import Refusal
+from magvit_scale.files import write_json
 from slurm import queue, snapshot
 from slurm.job import Job
-from slurm.stages import Stage, read_marker, write_json
+from slurm.stages import Stage, read_marker
 
 BATCH_SCRIPT = Path(__file__).with_name("around_srun.sh")
 

@@ -22,10 +22,11 @@ from typing import Any, NoReturn
 import submitit
 
 from magvit_scale.config import refusals_end_the_program
+from magvit_scale.files import write_json
 from magvit_scale.training.launched import NUM_PORTS, port_of
 from magvit_scale.training.signals import STOPPED_STATUS
 from slurm import guard, preflight
-from slurm.stages import Stage, read_marker, write_json
+from slurm.stages import Stage, read_marker
 
 
 @dataclass(frozen=True, kw_only=True)

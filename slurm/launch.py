@@ -18,13 +18,14 @@ from itertools import groupby
 from pathlib import Path
 
 from magvit_scale.config import LaunchConfig, Refusal, parse, refusals_end_the_program
+from magvit_scale.files import write_json
 from slurm import snapshot
 from slurm.cluster import batch_script, refuse_living, submit_chain
 from slurm.job import finish, forget_ranks, run_program
 from slurm.local import StageFailure, run_local
 from slurm.plan import plan
 from slurm.resolve import resolve
-from slurm.stages import Stage, recorded_seconds, refuse_changes, write_json
+from slurm.stages import Stage, recorded_seconds, refuse_changes
 
 CANCELLED_STATUS = 130
 

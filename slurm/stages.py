@@ -1,8 +1,6 @@
 """What a stage of a chain is, and what the run folder says about it."""
 
 import json
-import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,14 +120,6 @@ def load_stage(folder: Path, name: str) -> Stage:
 def recorded_seconds(stage: Stage) -> float:
     """Seconds that the stage's last attempt took, from its marker."""
     return float(read_marker(stage.marker)["seconds"])
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file aside and renames it, so that a reader sees all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(aside, path)
 
 
 def read_marker(marker: Path) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from magvit_scale.config import LaunchConfig, Refusal, load
+from magvit_scale.files import write_json
 from slurm import attempts
 from slurm.job import forget_ranks
 from slurm.plan import plan
 from slurm.preflight import UNFIT_STATUS, unfit_nodes
-from slurm.stages import Stage, write_json
+from slurm.stages import Stage
 from tests.unit.slurm.conftest import Chain
 
 STOPPED, LOST = 75, 76

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from magvit_scale.config import LaunchConfig, Refusal, load
+from magvit_scale.files import write_json
 from magvit_scale.training.launched import port_of
 from slurm import job
 from slurm.plan import plan
-from slurm.stages import Stage, read_marker, write_json
+from slurm.stages import Stage, read_marker
 from tests.unit.slurm.conftest import Chain
 
 

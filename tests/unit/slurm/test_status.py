@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from magvit_scale.config import Refusal
+from magvit_scale.files import write_json
 from slurm import attempts, launch, status
 from slurm.chain import open_chain
-from slurm.stages import load_stage, write_json
+from slurm.stages import load_stage
 from tests.unit.slurm.conftest import Chain
 from tests.unit.slurm.fake_slurm import FakeSlurm
 
