@@ -1,5 +1,6 @@
 """One file over http(s): resumed where it stopped, tried again after a cut, given up where it stalls. No torch."""
 
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -43,7 +44,7 @@ def download(url: str, path: Path, *, is_continued: bool) -> None:
             if error.code < 500 and error.code not in WORTH_A_RETRY:
                 raise Refusal(f"{url}: {error}; look at the address, or give mirror=URL or file=PATH") from error
             reason = str(error)
-        except (urllib.error.URLError, ConnectionError, TimeoutError, HTTPException, EOFError) as error:
+        except (urllib.error.URLError, ssl.SSLError, ConnectionError, TimeoutError, HTTPException, EOFError) as error:
             reason = f"{type(error).__name__}: {error}"
         if attempt + 1 < NUM_ATTEMPTS:
             time.sleep(FIRST_PAUSE_S * 2**attempt)
