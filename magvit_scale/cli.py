@@ -10,6 +10,7 @@ from magvit_scale.config import refusals_end_the_program
 
 VERBS = {
     "doctor": ("magvit_scale.doctor", "this machine, or all ranks of an allocation -> what would stop a run"),
+    "fetch-weights": ("magvit_scale.fetch_weights", "weights of frozen networks: list, download, import, each checked"),
     "train-vqgan": ("magvit_scale.train_vqgan", "clip shards -> 2D or 3D VQGAN"),
     "inflate": ("magvit_scale.inflate", "2D VQGAN -> 3D VQGAN"),
     "precompute-tokens": ("magvit_scale.precompute_tokens", "clip shards and a VQGAN -> token shards"),

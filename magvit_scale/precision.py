@@ -5,7 +5,8 @@ rounded to 16 bits says so where it is computed, and autocast cannot overrule it
 float32 matrices is cast down.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -24,3 +25,20 @@ def in_own_precision(layer: Layer, x: Tensor) -> Tensor:
     """Applies a layer in its weight's dtype, float32 in training, whatever autocast says."""
     with without_autocast(x):
         return layer(x.to(layer.weight.dtype))
+
+
+@contextmanager
+def full_float32(x: Tensor) -> Iterator[None]:
+    """A context in which convolutions and products of float32 on the device of `x` stay float32: no autocast, and no
+    TF32, which cuDNN takes unasked. For networks whose outputs are measurements.
+    """
+    operations = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]  # as in peak.py
+    former = [operation.fp32_precision for operation in operations]
+    try:
+        for operation in operations:
+            operation.fp32_precision = "ieee"
+        with without_autocast(x):
+            yield
+    finally:
+        for operation, precision in zip(operations, former, strict=True):
+            operation.fp32_precision = precision

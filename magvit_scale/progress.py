@@ -19,15 +19,18 @@ class _Plain(tqdm):
         return True
 
 
-def progress_bar(label: str, total: int, *, unit: str, initial: int = 0, is_shown: bool = True) -> Any:
+def progress_bar(
+    label: str, total: int | None, *, unit: str, initial: int = 0, is_shown: bool = True, is_scaled: bool = False
+) -> Any:
     """A tqdm bar with rate and ETA, for a `with` block; call `.update(n)` and `.set_postfix(...)`.
 
     Args:
         label: what is counted, the first word of every line.
-        total: items at the end.
+        total: items at the end; None where nobody knows.
         unit: of one item, as in `step`.
         initial: items done before this start.
         is_shown: False on ranks that keep silent.
+        is_scaled: counts in k, M and G, for bytes.
     """
     terminal = sys.stderr.isatty()
     bar = tqdm if terminal else _Plain
@@ -42,6 +45,7 @@ def progress_bar(label: str, total: int, *, unit: str, initial: int = 0, is_show
         leave=True,
         ascii=None if terminal else " #",
         disable=not is_shown,
+        unit_scale=is_scaled,
     )
 
 

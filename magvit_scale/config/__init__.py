@@ -51,6 +51,7 @@ from magvit_scale.config.vqgan import (
     VQGANConfig,
     VQGANLossConfig,
 )
+from magvit_scale.config.weights import FetchWeightsConfig
 
 __all__ = [
     "MAY_CHANGE",
@@ -66,6 +67,7 @@ __all__ = [
     "DoctorConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "FetchWeightsConfig",
     "GenerateConfig",
     "Granularity",
     "HealthAction",

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 
 from magvit_scale.config import Refusal
+from magvit_scale.download import WORTH_A_RETRY, blocks
 
 Result = TypeVar("Result")
 
@@ -31,9 +32,6 @@ NUM_ATTEMPTS = 5
 FIRST_PAUSE_S = 0.5
 """Before the second attempt; twice as long before each further one."""
 STALLED_AFTER_S = 30.0
-LEAST_BYTES_PER_S = 10_000
-BLOCK = 1 << 20
-_WORTH_A_RETRY = (408, 425, 429)
 
 
 def cache_folder(cache: str | None) -> Path:
@@ -149,7 +147,7 @@ class RemoteFolder:
             # A closed connection looks like the end of the file.
             if num_bytes is None and (told := getattr(source, "headers", {}).get("Content-Length")):
                 num_bytes = int(told)
-            for block in _blocks(source):
+            for block in blocks(source, STALLED_AFTER_S):
                 found += len(block)
                 if num_bytes is not None and found > num_bytes:
                     break
@@ -205,17 +203,6 @@ def _opened(url: str) -> Any:
     except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
         raise Refusal(f"{url}: {type(error).__name__}: {error}; expected a file of data_prep.write_shards") from error
     except urllib.error.HTTPError as error:
-        if error.code >= 500 or error.code in _WORTH_A_RETRY:
+        if error.code >= 500 or error.code in WORTH_A_RETRY:
             raise
         raise Refusal(f"{url}: {error}; expected a file of data_prep.write_shards") from error
-
-
-def _blocks(source: IO[bytes]) -> Iterator[bytes]:
-    """The content, as it comes in; a source that goes on trickling is given up like one that is silent."""
-    read: Callable[[int], bytes] = getattr(source, "read1", source.read)
-    start, num_bytes = time.monotonic(), 0
-    while block := read(BLOCK):
-        num_bytes += len(block)
-        if time.monotonic() - start > STALLED_AFTER_S + num_bytes / LEAST_BYTES_PER_S:
-            raise TimeoutError(f"slower than {LEAST_BYTES_PER_S} bytes per second")
-        yield block

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from magvit_scale.config import Perceptual, Refusal
+from magvit_scale.padding import pad_same
 from magvit_scale.precision import without_autocast
 from magvit_scale.weights import WEIGHTS, find_weights
 
@@ -167,13 +168,5 @@ def _resnet50_same() -> nn.Module:
 def _pad_same(layer: nn.Conv2d | nn.MaxPool2d, inputs: tuple[Tensor]) -> Tensor:
     """Pads the input of a square layer as SAME does, where an odd rest goes to the end: (2, 3), not (3, 3)."""
     (frames,) = inputs
-    kernel, stride = (side if isinstance(side, int) else side[0] for side in (layer.kernel_size, layer.stride))
-    width, height = (same_padding(size, kernel, stride) for size in (frames.shape[-1], frames.shape[-2]))
-    return F.pad(frames, (*width, *height), value=float("-inf") if isinstance(layer, nn.MaxPool2d) else 0.0)
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Positions before and after an axis of length `size` under TensorFlow's SAME rule: output ceil(size / stride)."""
-    num_out = -(-size // stride)
-    total = max((num_out - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
+    kernel, stride = ((side, side) if isinstance(side, int) else side for side in (layer.kernel_size, layer.stride))
+    return pad_same(frames, kernel, stride, value=float("-inf") if isinstance(layer, nn.MaxPool2d) else 0.0)

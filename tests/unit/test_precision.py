@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from magvit_scale.commit.transformer import Layer
 from magvit_scale.config import Perceptual
-from magvit_scale.precision import in_own_precision, without_autocast
+from magvit_scale.precision import full_float32, in_own_precision, without_autocast
 from magvit_scale.vqgan.blocks import ResidualBlock, group_norm
 from magvit_scale.vqgan.losses import compute_r1_penalty
 from magvit_scale.vqgan.perceptual import PerceptualLoss
@@ -196,3 +196,19 @@ def test_lpips_is_that_of_its_package() -> None:
     real, fake = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     expected = lpips.LPIPS.forward(loss.distance.network, real, fake, normalize=True).mean()
     torch.testing.assert_close(loss.distance(real, fake), expected, rtol=1e-6, atol=0)
+
+
+def test_measurements_know_neither_autocast_nor_tf32_and_leave_the_settings_as_they_were(dtype: torch.dtype) -> None:
+    def settings() -> list[str]:
+        return [torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision]
+
+    before = settings()
+    assert before[0] == "tf32"  # torch's own choice, for which this exists
+    clip = torch.ones(1, 1, 1, 1, 1)
+    weight = torch.full((1, 1, 1, 1, 1), 1 + 2.0**-20)
+    with torch.autocast("cpu", dtype), full_float32(clip):
+        assert F.conv3d(clip, weight).item() == 1 + 2.0**-20
+        assert settings() == ["ieee", "ieee"]
+    with pytest.raises(ZeroDivisionError), full_float32(clip):
+        raise ZeroDivisionError
+    assert settings() == before

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from magvit_scale.config import Refusal
-from magvit_scale.weights import WEIGHTS, find_weights, weights_folder
+from magvit_scale.weights import WEIGHTS, expected_sha256, find_weights, git_blob, pin, weights_folder
 
 NAME = "resnet50-v1"
+UNPUBLISHED = "c3d-chainer"
 
 
 @pytest.fixture
@@ -38,7 +39,15 @@ def test_a_missing_file_is_refused_with_all_it_takes_to_get_it(folder: Path) -> 
     with pytest.raises(Refusal, match="no file") as refusal:
         find_weights(NAME)
     weights, text = WEIGHTS[NAME], str(refusal.value)
-    for part in (NAME, weights.file, str(folder), weights.url, weights.sha256, "MAGVIT_WEIGHTS"):
+    for part in (
+        NAME,
+        weights.file,
+        str(folder),
+        weights.url,
+        str(weights.sha256),
+        "MAGVIT_WEIGHTS",
+        f"magvit fetch-weights names=[{NAME}]",
+    ):
         assert part in text
     assert "\n" not in text
 
@@ -49,14 +58,45 @@ def test_another_content_is_refused_with_both_hashes(folder: Path, content: byte
     with pytest.raises(Refusal, match=f"has sha256 {hashlib.sha256(content).hexdigest()}") as refusal:
         find_weights(NAME)
     weights, text = WEIGHTS[NAME], str(refusal.value)
-    for part in (NAME, weights.file, str(folder), f"({len(content)} bytes)", weights.url, weights.sha256):
+    for part in (NAME, weights.file, str(folder), f"({len(content)} bytes)", weights.url, str(weights.sha256)):
         assert part in text
     assert "\n" not in text
 
 
-def test_published_names_carry_the_beginning_of_their_hash() -> None:
+def test_the_names_of_torchvision_carry_the_beginning_of_their_hash() -> None:
+    for name in ("vgg16-in1k-v1", "resnet50-v1"):
+        stem = WEIGHTS[name].file.removesuffix(".pth")
+        assert (WEIGHTS[name].sha256 or "").startswith(stem.rsplit("-", 1)[1])
+
+
+def test_every_entry_is_an_address_of_its_file_and_hashes_that_can_be_ones() -> None:
     for weights in WEIGHTS.values():
-        stem = weights.file.removesuffix(".pth")
-        assert weights.sha256.startswith(stem.rsplit("-", 1)[1])
-        assert len(weights.sha256) == 64
-        assert weights.url.endswith("/" + weights.file)
+        assert weights.url.removesuffix("?dl=1").endswith("/" + weights.file)
+        assert weights.url.startswith("https://")
+        assert weights.sha256 is None or len(bytes.fromhex(weights.sha256)) == 32
+        assert weights.git_blob is None or len(bytes.fromhex(weights.git_blob)) == 20
+    assert len({weights.file for weights in WEIGHTS.values()}) == len(WEIGHTS)  # they share one folder
+
+
+def test_the_name_under_which_git_holds_a_file(folder: Path) -> None:
+    (folder / "file").write_bytes(b"hello\n")
+    assert git_blob(folder / "file") == "ce013625030ba8dba906f756967f9e9ca394464a"  # `git hash-object` on "hello\n"
+
+
+def test_a_file_whose_hash_nobody_knows_counts_only_after_it_is_pinned(folder: Path) -> None:
+    path = folder / WEIGHTS[UNPUBLISHED].file
+    path.write_bytes(b"first")
+    with pytest.raises(Refusal, match=r"is not pinned.*magvit fetch-weights names=\[c3d-chainer\]"):
+        find_weights(UNPUBLISHED)
+    pin(UNPUBLISHED, hashlib.sha256(b"first").hexdigest())
+    assert find_weights(UNPUBLISHED) == path
+    path.write_bytes(b"other")
+    with pytest.raises(Refusal, match=f"{hashlib.sha256(b'other').hexdigest()}.*pinned in .*pins.json"):
+        find_weights(UNPUBLISHED)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"c3d-ts": 1}'])
+def test_damaged_pins_are_refused_by_name(folder: Path, text: str) -> None:
+    (folder / "pins.json").write_text(text)
+    with pytest.raises(Refusal, match=r"pins.json: .*mend or remove it"):
+        expected_sha256(UNPUBLISHED)

@@ -142,19 +142,6 @@ def test_what_is_not_there_is_not_asked_for_again(serve: Callable[..., str], sha
     assert asked == ["/dataset.json"]
 
 
-def test_a_trickle_is_given_up_like_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter(range(1000))
-    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(now) * 10))
-
-    class Trickle:
-        def read(self, _: int) -> bytes:
-            return b"x"
-
-    with pytest.raises(TimeoutError, match="slower than 10000 bytes per second"):
-        list(module._blocks(Trickle()))  # type: ignore[arg-type]
-    assert next(now) < 10
-
-
 def remote_folder(url: str, source: Path, cache: Path, max_bytes: int) -> tuple[RemoteFolder, list[Path]]:
     remote = RemoteFolder(url, str(cache), max_bytes / 10**9)
     files = sorted(source.glob("*/*.tar"))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from magvit_scale.config import ClipsConfig, Perceptual, Refusal, RunConfig, TrainVQGANConfig, VQGANLossConfig
 from magvit_scale.training.ranks import Ranks
-from magvit_scale.vqgan.perceptual import NOTES, SMALLEST_PX, PerceptualLoss, same_padding
+from magvit_scale.vqgan.perceptual import NOTES, SMALLEST_PX, PerceptualLoss
 from magvit_scale.vqgan_training import build_models, build_training, perceptual_kind
 from magvit_scale.weights import WEIGHTS
 from tests.frozen_networks import weights_of_random_numbers
@@ -102,14 +102,6 @@ def test_resnet_frames_are_resized_only_where_neither_side_fits(
         losses["resnet50_logits"](random_clip(0, height, width)[:1, :, :1], random_clip(1, height, width)[:1, :, :1])
     handle.remove()
     assert shapes == [tuple(side // 2 for side in seen)] * 2
-
-
-def test_same_padding_is_that_of_the_spec_and_puts_an_odd_rest_at_the_end() -> None:
-    assert same_padding(224, kernel=7, stride=2) == (2, 3)
-    assert [same_padding(size, kernel=3, stride=2) for size in (112, 56, 28, 14)] == [(0, 1)] * 4
-    assert same_padding(15, kernel=3, stride=2) == (1, 1)
-    assert same_padding(56, kernel=1, stride=2) == (0, 0)
-    assert same_padding(56, kernel=3, stride=1) == (1, 1)
 
 
 def test_strided_layers_of_the_resnet_look_where_same_does(losses: dict[Perceptual, PerceptualLoss]) -> None:
