@@ -1,5 +1,5 @@
-"""The demo's training in fp32, bf16 and fp16: `python -m benchmarks.precision`; for a GPU: a CPU without bfloat16
-instructions needs hours for bf16.
+"""The demo's training in fp32, bf16 and fp16: `python -m benchmarks.precision`; an hour of two cores that have no
+instructions for bf16 and fp16.
 
 Both stages of the demo, 200 steps each on its own data set, through the programs themselves; the same seeds and
 batches. What is compared is what the runs logged.
