@@ -12,7 +12,7 @@ from typing import Any
 
 from magvit_scale.config import CompareResultsConfig, Refusal, parse
 from magvit_scale.metrics.protocols import PROTOCOLS
-from magvit_scale.metrics.results import Figure, Result, read_result, refuse_unlike
+from magvit_scale.metrics.results import Figure, Result, read_result, refuse_unlike, unlike_published
 
 NAMES = ("ours", "theirs")
 
@@ -77,12 +77,13 @@ def _is_known(result: Result) -> bool:
 
 def _remarks(results: dict[str, Result]) -> Iterator[str]:
     ours = next(iter(results.values()))
-    if not ours.comparable:
-        yield "NOT COMPARABLE with any paper: a network that gives the figures is untrained"
     if not _is_known(ours):
         yield f"this version has no protocol {ours.protocol} {ours.protocol_hash[:12]}: no published figures"
         return
     protocol = PROTOCOLS[ours.protocol]
+    if not ours.comparable:
+        reasons = unlike_published(protocol, ours.weights) or ["the file says so"]
+        yield f"NOT COMPARABLE with any paper: {'; '.join(reasons)}"
     for path, result in results.items():
         if changes := _differences(result.decoding, asdict(protocol.decoding) if protocol.decoding else {}):
             yield f"{path}: decoding is not the paper's: {', '.join(changes)}"

@@ -207,13 +207,13 @@ STYLEGAN_V_2048 = Protocol(
     size_px=256,
     data_resize=(Resize(size_px=256, rule="lanczos", antialias=True, fit="centre_crop"),),
     feature_resize=(Resize(size_px=224, rule="half_pixel"),),
-    quantiser="uint8_truncate",
+    quantiser="uint8_round",
     feature_network="i3d-ts",
     divisor="n",
     inception_score=STYLEGAN_V_SCORE,
     classifier="c3d-ts",
     assumptions="The first 2,048 videos by name are 16 of UCF-101's 101 classes. Its frames are JPEG of quality 75; "
-    "Latte's figures by the same tool have real clips of stride 3.",
+    "Latte's figures by the same tool have real clips of stride 3. Its cut of x * 127.5 + 128 is a rounding.",
 )
 
 LARP_10K = Protocol(

@@ -12,6 +12,7 @@ from magvit_scale.config import DecodingConfig, Refusal, load
 from magvit_scale.files import write_json
 from magvit_scale.metrics.protocol import Protocol
 from magvit_scale.provenance import git_state, machine
+from magvit_scale.weights import WEIGHTS
 
 RANDOM = "random"
 """In place of the sha256 of an untrained network."""
@@ -36,7 +37,7 @@ class Result:
     conditions: dict[str, Any]
     """`Protocol.conditions`, so that the file explains itself."""
     comparable: bool
-    """With papers; false where a network is untrained."""
+    """With papers; false where a network is untrained or is not the protocol's."""
     weights: dict[str, str]
     """sha256 of each frozen network's file, or `random`: `feature_network`, `classifier`, `perceptual`."""
     models: dict[str, str]
@@ -51,10 +52,10 @@ class Result:
 
     def __post_init__(self) -> None:
         """Refuses untrained networks under the stamp of published ones."""
-        if self.comparable == (RANDOM in self.weights.values()):
+        if self.comparable and RANDOM in self.weights.values():
             raise Refusal(
-                f"result of {self.protocol}: comparable is {self.comparable} with weights {self.weights}; evaluate "
-                "again"
+                f"result of {self.protocol}: comparable is true with weights {self.weights}, but `random` compares "
+                "with no paper; evaluate again"
             )
 
 
@@ -88,7 +89,7 @@ def build_result(
         protocol=protocol.name,
         protocol_hash=protocol.hash,
         conditions=protocol.conditions(),
-        comparable=RANDOM not in weights.values(),
+        comparable=not unlike_published(protocol, weights),
         weights=dict(weights),
         models=dict(models),
         decoding=asdict(decoding) if decoding else {},
@@ -97,6 +98,19 @@ def build_result(
         git=git_state(),
         machine=machine(device),
     )
+
+
+def unlike_published(protocol: Protocol, weights: Mapping[str, str]) -> list[str]:
+    """What forbids to put figures beside a paper's: networks that are untrained or other ones than the protocol's."""
+    wanted = {"feature_network": protocol.feature_network, "classifier": protocol.classifier or ""}
+    reasons = []
+    for role, found in sorted(weights.items()):
+        published = WEIGHTS.get(wanted.get(role, ""))
+        if found == RANDOM:
+            reasons.append(f"{role} is untrained")
+        elif published and published.sha256 and found != published.sha256:
+            reasons.append(f"{role} has sha256 {found}, expected {published.sha256} ({wanted[role]})")
+    return reasons
 
 
 def write_result(path: Path, result: Result) -> None:

@@ -9,6 +9,12 @@ from magvit_scale import compare_results
 from magvit_scale.config import DecodingConfig, Refusal
 from magvit_scale.metrics.protocols import PROTOCOLS
 from magvit_scale.metrics.results import Result, build_result, write_result
+from magvit_scale.weights import WEIGHTS, Weights
+
+
+@pytest.fixture(autouse=True)
+def _published_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WEIGHTS, "i3d-ts", Weights(file="f", url="u", sha256="aa", num_bytes=1, licence="l"))
 
 
 def result_of(
@@ -55,7 +61,14 @@ def test_one_result_stands_beside_the_paper(tmp_path: Path, capsys: pytest.Captu
 def test_untrained_features_stand_beside_no_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = table(tmp_path, capsys, result_of([5.0], weights="random"), result_of([4.0], weights="random"))
     assert "-1 difference" in lines
-    assert any(line.startswith("NOT COMPARABLE with any paper") for line in lines)
+    assert "NOT COMPARABLE with any paper: feature_network is untrained" in lines
+    assert not any("MAGVIT-L" in line for line in lines)
+
+
+def test_another_network_stands_beside_no_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = table(tmp_path, capsys, result_of([5.0], weights="bb"))
+    expected = "feature_network has sha256 bb, expected aa (i3d-ts)"
+    assert f"NOT COMPARABLE with any paper: {expected}" in lines
     assert not any("MAGVIT-L" in line for line in lines)
 
 

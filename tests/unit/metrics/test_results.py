@@ -9,9 +9,24 @@ import pytest
 
 from magvit_scale.config import DecodingConfig, Refusal
 from magvit_scale.metrics.protocols import PROTOCOLS
-from magvit_scale.metrics.results import Result, build_result, read_result, refuse_unlike, write_result
+from magvit_scale.metrics.results import (
+    Result,
+    build_result,
+    read_result,
+    refuse_unlike,
+    unlike_published,
+    write_result,
+)
+from magvit_scale.weights import WEIGHTS, Weights
 
+I3D = Weights(file="i3d.pt", url="u", sha256="aa", num_bytes=1, licence="l")
 UCF = PROTOCOLS["magvit-ucf101-cg"]
+
+
+@pytest.fixture(autouse=True)
+def _published_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WEIGHTS, "i3d-ts", I3D)
+    monkeypatch.delitem(WEIGHTS, "c3d-chainer", raising=False)  # nobody has published its sha256
 
 
 def result_of(name: str = "magvit-ucf101-cg", **changes: Any) -> Result:
@@ -57,8 +72,15 @@ def test_untrained_networks_are_stamped_and_the_stamp_cannot_be_lifted(tmp_path:
     path = tmp_path / "results.json"
     write_result(path, result)
     path.write_text(path.read_text().replace('"comparable": false', '"comparable": true'))
-    with pytest.raises(Refusal, match=r"results.json: .*comparable is True with weights {'feature_network': 'random'}"):
+    with pytest.raises(Refusal, match=r"results.json: .*comparable is true with weights {'feature_network': 'random'}"):
         read_result(path)
+
+
+def test_another_network_than_the_protocols_compares_with_no_paper() -> None:
+    result = result_of(weights={"feature_network": "ee", "classifier": "bb"})
+    assert not result.comparable
+    assert unlike_published(UCF, result.weights) == ["feature_network has sha256 ee, expected aa (i3d-ts)"]
+    assert unlike_published(UCF, {"classifier": "random", "perceptual": "xx"}) == ["classifier is untrained"]
 
 
 def test_a_figure_of_another_task_is_a_defect() -> None:
