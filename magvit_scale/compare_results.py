@@ -52,7 +52,7 @@ def _lines(results: dict[str, Result]) -> Iterator[str]:
         yield from (f"{name:<28}{_show(figure):<20}{path}" for path, figure in zip(results, figures, strict=True))
         if len(figures) > 1:
             yield f"{'':<28}{figures[1].mean - figures[0].mean:<+20.4g}difference"
-        yield from _published(ours, name)
+        yield from _published(results, name)
     yield ""
     yield from _remarks(results)
 
@@ -61,11 +61,12 @@ def _show(figure: Figure) -> str:
     return f"{figure.mean:.5g}" + (f" +- {figure.spread:.2g}" if len(figure.folds) > 1 else "")
 
 
-def _published(result: Result, name: str) -> Iterator[str]:
-    """What papers print, where it is theirs to be compared with."""
-    if not result.comparable or not _is_known(result):
+def _published(results: dict[str, Result], name: str) -> Iterator[str]:
+    """What papers print, where every result may stand beside it."""
+    ours = next(iter(results.values()))
+    if not _is_known(ours) or not all(result.comparable for result in results.values()):
         return
-    for entry in PROTOCOLS[result.protocol].published:
+    for entry in PROTOCOLS[ours.protocol].published:
         if entry.figure == name:
             value = f"{entry.value:g}" + (f" +- {entry.spread:g}" if entry.spread is not None else "")
             yield f"{'':<28}{value:<20}{entry.model} ({entry.source})"
@@ -81,10 +82,10 @@ def _remarks(results: dict[str, Result]) -> Iterator[str]:
         yield f"this version has no protocol {ours.protocol} {ours.protocol_hash[:12]}: no published figures"
         return
     protocol = PROTOCOLS[ours.protocol]
-    if not ours.comparable:
-        reasons = unlike_published(protocol, ours.weights) or ["the file says so"]
-        yield f"NOT COMPARABLE with any paper: {'; '.join(reasons)}"
     for path, result in results.items():
+        if not result.comparable:
+            reasons = unlike_published(protocol, result.weights) or ["the file says so"]
+            yield f"{path}: NOT COMPARABLE with any paper: {'; '.join(reasons)}"
         if changes := _differences(result.decoding, asdict(protocol.decoding) if protocol.decoding else {}):
             yield f"{path}: decoding is not the paper's: {', '.join(changes)}"
     if protocol.assumptions:

@@ -3,7 +3,8 @@
 - `random_windows`: the videos in a random order, one random window of each, then all again in another order: what a
   training stream gives.
 - `even_windows`: of each video windows at even distances from its start to its end, of each window crops from one end
-  of the long side to the other; the list is gone through again and again until the folds are full.
+  of the long side to the other; all of them in a random order, then all again in another until the folds are full. In
+  the order of names a fold of a data set sorted by class would hold some classes only.
 - `tiles_without_replacement`: random ones of all windows that follow each other without a gap; long videos weigh more.
 - `first_k`: the first videos by name, one random window of each. Kept for figures that were made so: of a data set
   sorted by class it takes the first classes only. Never a default.
@@ -84,14 +85,13 @@ def _select(
     if len(videos) == 0:
         return []
     if real.rule == "even_windows":
-        return _even_windows(real, videos, lengths, span, wanted)
+        windows = _even_windows(real, videos, lengths, span)
+        return [windows[index] for index in _passes(words, len(windows), wanted)]
     if real.rule == "tiles_without_replacement":
         return _tiles(videos, lengths, span, wanted, words)
     if real.rule == "first_k":
         return _random_windows(videos[:wanted], lengths, span, words)
-    num_passes = -(-wanted // len(videos))
-    orders = [videos[_permutation(words, len(videos))] for _ in range(num_passes)]
-    return _random_windows(np.concatenate(orders)[:wanted], lengths, span, words)
+    return _random_windows(videos[_passes(words, len(videos), wanted)], lengths, span, words)
 
 
 def _random_windows(videos: Numbers, lengths: Numbers, span: int, words: np.random.Philox) -> list[RealClip]:
@@ -101,21 +101,25 @@ def _random_windows(videos: Numbers, lengths: Numbers, span: int, words: np.rand
     return [RealClip(int(video), int(start)) for video, start in zip(videos, starts, strict=True)]
 
 
-def _even_windows(real: RealClips, videos: Numbers, lengths: Numbers, span: int, wanted: int) -> list[RealClip]:
+def _even_windows(real: RealClips, videos: Numbers, lengths: Numbers, span: int) -> list[RealClip]:
     places = [0.5] if real.crops == 1 else np.linspace(0, 1, real.crops).tolist()
-    clips = [
+    return [
         RealClip(int(video), int(start), place)
         for video in videos
         # Cut off, not rounded, as the official loader does.
         for start in np.linspace(0, lengths[video] - span, real.windows).astype(np.int64)
         for place in places
     ]
-    return [clips[index % len(clips)] for index in range(wanted)]
 
 
 def _tiles(videos: Numbers, lengths: Numbers, span: int, wanted: int, words: np.random.Philox) -> list[RealClip]:
     tiles = [RealClip(int(v), start) for v in videos for start in range(0, int(lengths[v]) - span + 1, span)]
     return [tiles[index] for index in _permutation(words, len(tiles))[:wanted]]
+
+
+def _passes(words: np.random.Philox, size: int, wanted: int) -> Numbers:
+    """`wanted` of [0, size): each once in a random order, then all again in another."""
+    return np.concatenate([_permutation(words, size) for _ in range(-(-wanted // size))])[:wanted]
 
 
 def _permutation(words: np.random.Philox, size: int) -> Numbers:

@@ -61,14 +61,22 @@ def test_one_result_stands_beside_the_paper(tmp_path: Path, capsys: pytest.Captu
 def test_untrained_features_stand_beside_no_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = table(tmp_path, capsys, result_of([5.0], weights="random"), result_of([4.0], weights="random"))
     assert "-1 difference" in lines
-    assert "NOT COMPARABLE with any paper: feature_network is untrained" in lines
+    assert f"{tmp_path / 'b.json'}: NOT COMPARABLE with any paper: feature_network is untrained" in lines
     assert not any("MAGVIT-L" in line for line in lines)
 
 
 def test_another_network_stands_beside_no_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = table(tmp_path, capsys, result_of([5.0], weights="bb"))
     expected = "feature_network has sha256 bb, expected aa (i3d-ts)"
-    assert f"NOT COMPARABLE with any paper: {expected}" in lines
+    assert f"{tmp_path / 'a.json'}: NOT COMPARABLE with any paper: {expected}" in lines
+    assert not any("MAGVIT-L" in line for line in lines)
+
+
+def test_one_result_that_compares_with_nothing_keeps_the_paper_away_from_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = table(tmp_path, capsys, result_of([5.0]), replace(result_of([4.0]), comparable=False))
+    assert f"{tmp_path / 'b.json'}: NOT COMPARABLE with any paper: the file says so" in lines
     assert not any("MAGVIT-L" in line for line in lines)
 
 

@@ -29,24 +29,31 @@ def test_bair_takes_the_first_frames_of_every_video_in_every_fold_a_hundred_time
 
 
 def test_bair_debiased_takes_every_window_of_16_of_30_frames() -> None:
-    clips = select_clips(PROTOCOLS["magvit-bair-fp-debiased"], [30] * 256)
-    assert len(set(clips)) == 3_840
-    assert clips[:16] == [*(RealClip(0, start) for start in range(15)), RealClip(1, 0)]
-    assert clips[3_840] == clips[0]
+    protocol = PROTOCOLS["magvit-bair-fp-debiased"]
+    clips = select_clips(protocol, [30] * 256)
+    everything = Counter(RealClip(video, start) for video in range(256) for start in range(15))
+    assert Counter(clips[:3_840]) == Counter(clips[3_840 : 2 * 3_840]) == everything
+    assert {Counter(clips[:25_600])[clip] for clip in everything} == {6, 7}  # 6 2/3 passes make a fold
 
 
 def test_kinetics_takes_two_windows_of_three_crops() -> None:
-    clips = select_clips(replace(PROTOCOLS["magvit-k600-fp5"], num_folds=1), [250, 17, 10, 16])
-    expected = [RealClip(0, start, place) for start in (0, 234) for place in (0.0, 0.5, 1.0)]
-    expected += [RealClip(1, start, place) for start in (0, 1) for place in (0.0, 0.5, 1.0)]
-    assert clips[:12] == expected
-    assert clips[12] == RealClip(3, 0, 0.0)  # video 2 is shorter than a clip
-    assert clips[18] == clips[0]
+    clips = select_clips(replace(PROTOCOLS["magvit-k600-fp5"], num_folds=1), [250, 17, 10, 17])
+    # Video 2 is shorter than a clip.
+    starts = [(0, 0), (0, 234), (1, 0), (1, 1), (3, 0), (3, 1)]
+    expected = Counter(RealClip(*start, place) for start in starts for place in (0.0, 0.5, 1.0))
+    assert Counter(clips[:18]) == Counter(clips[18:36]) == expected
+
+
+def test_a_fold_of_even_windows_holds_all_classes_of_a_data_set_sorted_by_them() -> None:
+    clips = select_clips(protocol_of("even_windows", 200, 2, windows=2), [60] * 1_000)
+    for fold in (clips[:200], clips[200:]):
+        tenths = Counter(clip.video // 100 for clip in fold)
+        assert all(5 < tenths[tenth] < 40 for tenth in range(10))  # 20 each, deviation 4.2
 
 
 def test_even_windows_are_cut_off_not_rounded() -> None:
     clips = select_clips(protocol_of("even_windows", 4, windows=4), [16 + 10])
-    assert [clip.first_frame for clip in clips] == [0, 3, 6, 10]
+    assert sorted(clip.first_frame for clip in clips) == [0, 3, 6, 10]
 
 
 def test_random_windows_take_every_video_once_before_any_twice() -> None:
@@ -107,7 +114,7 @@ def test_the_stride_widens_the_clip() -> None:
         select_clips(protocol, [45])
 
 
-@pytest.mark.parametrize("rule", ["random_windows", "tiles_without_replacement", "first_k"])
+@pytest.mark.parametrize("rule", ["random_windows", "even_windows", "tiles_without_replacement", "first_k"])
 def test_the_seed_decides_and_is_the_protocols_where_none_is_given(rule: str) -> None:
     protocol, lengths = protocol_of(rule, 20), [100] * 20
     assert select_clips(protocol, lengths) == select_clips(protocol, lengths, seed=protocol.seed)
