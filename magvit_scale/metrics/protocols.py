@@ -135,8 +135,8 @@ K600_FP5 = Protocol(
         VDM={"fvd": (16.2, 0.3)},
         Phenaki={"fvd": (36.4, 0.2)},
     ),
-    assumptions="No copy of the data set is complete (29K videos). Windows come in a random order. The step to 64 px is "
-    "taken by the rule of the official tool for stored clips.",
+    assumptions="No copy of the data set is complete (29K videos). Windows come in a random order. The step to 64 px "
+    "is taken by the rule of the official tool for stored clips.",
 )
 
 SSV2_FIGURES: dict[str, tuple[float, ...]] = {
