@@ -34,7 +34,7 @@ NOTE = """One clip of 16 x 128 x 128 (the discriminator: two, with r1 three) or 
 dropout. Each storage counts once, as long as it lives; parameters, their gradients, kernels' workspace and what an
 allocator wastes do not. FLOPs are those of forward, backward and what is computed again. Autocast is the CPU's, which
 pools 3D in float32: on a GPU the discriminator holds less. By ZeRO stage: parameters, gradients and AdamW's moments in
-float32, by the formula in benchmarks/memory.py, not measured."""
+float32, by the formula in benchmarks/memory.py, which benchmarks/partition.py holds against real ranks."""
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,12 @@ def copies(stage: int, world: int) -> float:
     """How many times its parameters in float32 a model costs a rank.
 
     Parameters, gradients and two moments, of which ZeRO shares out the moments from stage 1 on, gradients from 2,
-    parameters from 3. In stages 1 and 2 DeepSpeed also copies the rank's share of the parameters and updates that.
+    parameters from 3. From stage 1 on DeepSpeed also copies the rank's share of the parameters and updates that.
     """
     parameters = 1 / world if stage >= 3 else 1
     gradients = 1 / world if stage >= 2 else 1
     moments = 2 / world if stage >= 1 else 2
-    return parameters + gradients + moments + (1 / world if stage in (1, 2) else 0)
+    return parameters + gradients + moments + (1 / world if stage >= 1 else 0)
 
 
 if __name__ == "__main__":

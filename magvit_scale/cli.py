@@ -18,6 +18,10 @@ VERBS = {
     "export": ("magvit_scale.export", "a checkpoint of a run -> model folders"),
     "generate": ("magvit_scale.generate", "task, condition clip and class -> videos"),
     "evaluate": ("magvit_scale.evaluate", "held-out clips -> results.json, every figure with its baseline"),
+    "compare-results": (
+        "magvit_scale.compare_results",
+        "results of one protocol -> a table, with the paper's figures",
+    ),
     "import-flax": ("magvit_scale.import_flax", "weights of the official code -> a model folder"),
     "export-flax": ("magvit_scale.export_flax", "a model folder -> weights for the official code"),
     "report": ("magvit_scale.report", "run folders -> one self-contained HTML page"),

@@ -11,6 +11,8 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 TORCH_FREE = ["magvit_scale.cli", "magvit_scale.config", "magvit_scale.progress", "magvit_scale.video"]
 TORCH_FREE += ["magvit_scale.data.sources", "magvit_scale.weights", "magvit_scale.fetch_weights"]
+TORCH_FREE += ["magvit_scale.compare_results"]
+TORCH_FREE += [f"magvit_scale.metrics.{name}" for name in ("protocols", "results", "selection")]
 TORCH_FREE += [f"magvit_scale.training.{name}" for name in ("heartbeat", "retention", "rollback", "signals")]
 TORCH_FREE += [
     f"{package}.{m.name}"

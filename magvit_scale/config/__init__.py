@@ -39,7 +39,13 @@ from magvit_scale.config.reading import (
     refusals_end_the_program,
     to_yaml,
 )
-from magvit_scale.config.results import EvaluateConfig, ExportConfig, GenerateConfig, ReportConfig
+from magvit_scale.config.results import (
+    CompareResultsConfig,
+    EvaluateConfig,
+    ExportConfig,
+    GenerateConfig,
+    ReportConfig,
+)
 from magvit_scale.config.training import MAY_CHANGE, Granularity, OptimConfig, Precision, RunConfig
 from magvit_scale.config.vqgan import (
     DiscriminatorConfig,
@@ -61,6 +67,7 @@ __all__ = [
     "ClipsConfig",
     "CodebookUseConfig",
     "CommitLossConfig",
+    "CompareResultsConfig",
     "CompareRunsConfig",
     "DecodingConfig",
     "DiscriminatorConfig",

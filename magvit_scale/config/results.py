@@ -81,3 +81,15 @@ class ReportConfig:
     """The HTML file."""
     gate: Literal["fail", "warn"] = "fail"
     """What a figure below its baseline does: end non-zero, or only say so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareResultsConfig:
+    """magvit compare-results OURS.json [THEIRS.json]: results of one protocol beside each other and the paper's
+    figures.
+    """
+
+    ours: str
+    """Result of `magvit evaluate` with a protocol; the first file named."""
+    theirs: str | None = None
+    """Another one; null shows the paper's figures only."""

@@ -13,6 +13,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from magvit_scale.config import Refusal
+from magvit_scale.metrics.protocol import Divisor
 
 
 class FeatureStatistics:
@@ -27,9 +28,20 @@ class FeatureStatistics:
         """`d d`, sum of the outer products of the deviations from the mean."""
 
     def update(self, features: Tensor) -> None:
-        """Adds a batch of features, `n d`."""
+        """Adds a batch of features, `n d`; an empty one adds nothing.
+
+        Raises:
+            Refusal: a feature is not finite, which no distance would show.
+        """
+        if len(features) == 0:
+            return
         part = FeatureStatistics(self.mean.numel())
         values = features.detach().double().cpu()
+        if bad := int((~values.isfinite()).any(dim=1).sum()):
+            raise Refusal(
+                f"Frechet distance: features of {bad} of {len(values)} clips are not finite; look at the clips and at "
+                "the feature network's weights"
+            )
         part.count, part.mean = len(values), values.mean(dim=0)
         centred = values - part.mean
         part.scatter = centred.T @ centred
@@ -45,37 +57,38 @@ class FeatureStatistics:
         self.mean = self.mean + shift * (other.count / total)
         self.count = total
 
-    def covariance(self) -> Tensor:
-        """Unbiased covariance, `d d` float64.
+    def covariance(self, divisor: Divisor = "n-1") -> Tensor:
+        """Covariance, `d d` float64.
 
         Raises:
             Refusal: there are fewer than two vectors.
         """
         if self.count < 2:
             raise Refusal(f"Frechet distance: {self.count} clip(s); a covariance needs 2 or more")
-        return self.scatter / (self.count - 1)
+        return self.scatter / (self.count - 1 if divisor == "n-1" else self.count)
 
 
-def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
+def frechet_distance(first: FeatureStatistics, second: FeatureStatistics, divisor: Divisor = "n-1") -> float:
     """Squared 2-Wasserstein distance between the two Gaussians: |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2)
     (spec section 10.1).
 
     tr (S1 S2)^1/2 is the sum of the singular values of S1^1/2 S2^1/2. Both roots are symmetric, so it stays real and
     exact where a covariance has no full rank (fewer clips than features), where a general matrix root turns complex.
     """
-    covariance_1, covariance_2 = first.covariance(), second.covariance()
+    covariance_1, covariance_2 = first.covariance(divisor), second.covariance(divisor)
     cross = torch.linalg.svdvals(_symmetric_root(covariance_1) @ _symmetric_root(covariance_2)).sum()
     means = (first.mean - second.mean).square().sum()
     return max(0.0, (means + covariance_1.trace() + covariance_2.trace() - 2 * cross).item())
 
 
-def frechet_over_folds(first: Tensor, second: Tensor, num_folds: int) -> tuple[float, float]:
+def frechet_over_folds(first: Tensor, second: Tensor, num_folds: int, divisor: Divisor = "n-1") -> tuple[float, float]:
     """Mean and standard deviation of the distance over consecutive parts of the sets (spec section 10.1).
 
     Args:
         first: features, `n d`; fold k of it is compared with fold k of `second`.
         second: features, `m d`.
         num_folds: equal parts into which each set falls; the official protocols take 4.
+        divisor: of the covariances.
 
     Returns:
         Mean, and deviation from it with divisor `num_folds` (0 for one fold).
@@ -87,7 +100,7 @@ def frechet_over_folds(first: Tensor, second: Tensor, num_folds: int) -> tuple[f
         if len(features) % num_folds or len(features) < 2 * num_folds:
             raise Refusal(f"Frechet distance: {len(features)} clips do not make {num_folds} equal folds of 2 or more")
     pairs = zip(first.chunk(num_folds), second.chunk(num_folds), strict=True)
-    distances = np.array([frechet_distance(_statistics(one), _statistics(other)) for one, other in pairs])
+    distances = np.array([frechet_distance(_statistics(one), _statistics(other), divisor) for one, other in pairs])
     return float(distances.mean()), float(distances.std())
 
 

@@ -4,6 +4,8 @@ Most pixels of a short clip stand still, so a still picture scores well on the w
 where the clip differs from its own mean image: a model that has learnt no motion cannot win there.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
@@ -93,18 +95,28 @@ class ReconstructionScores:
     which hardly anything moves decide.
     """
 
-    def __init__(self) -> None:
-        """Starts with an empty set."""
-        self.totals = torch.zeros(7, dtype=torch.float64)
-        """Sums, so that ranks can add them: clips, psnr, ssim, squared error and values (moving), the same (static)."""
+    def __init__(self, perceptual: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+        """Starts with an empty set.
 
+        Args:
+            perceptual: mean distance over all frames of two `b c t h w` sets of clips, a scalar: for LPIPS
+                `vqgan.perceptual.PerceptualLoss("lpips_vgg")`, which the program has to fetch.
+        """
+        self.perceptual = perceptual
+        self.totals = torch.zeros(8, dtype=torch.float64)
+        """Sums, so that ranks can add them: clips, psnr, ssim, lpips, squared error and values (moving), the same
+        (static).
+        """
+
+    @torch.no_grad()
     def update(self, original: Tensor, reconstruction: Tensor) -> None:
-        """Adds a batch of clips, `b c t h w` in [0, 1]."""
+        """Adds a batch of clips, `b c t h w` in [0, 1]; all batches have clips of one length."""
         moving = moving_mask(original)
         parts = [
             original.new_tensor(original.shape[0], dtype=torch.float64),
             psnr(original, reconstruction).sum(),
             ssim(original, reconstruction).sum(),
+            self._perceptual_sum(original, reconstruction),
             *_masked_error(original, reconstruction, moving),
             *_masked_error(original, reconstruction, ~moving),
         ]
@@ -115,12 +127,13 @@ class ReconstructionScores:
         self.totals += other.totals
 
     def result(self) -> dict[str, float]:
-        """`psnr`, `psnr_moving`, `psnr_static` in dB and `ssim`; NaN where there is nothing to measure.
+        """`psnr`, `psnr_moving`, `psnr_static` in dB, `ssim`, and `lpips` where it was asked for; NaN where there is
+        nothing to measure.
 
         Raises:
             Refusal: no clip was given.
         """
-        clips, sum_psnr, sum_ssim, *pooled = self.totals.tolist()
+        clips, sum_psnr, sum_ssim, sum_lpips, *pooled = self.totals.tolist()
         if clips == 0:
             raise Refusal("reconstruction scores: no clip was measured; give a split that has clips")
         return {
@@ -128,7 +141,13 @@ class ReconstructionScores:
             "psnr_moving": _pooled_decibel(*pooled[:2]),
             "psnr_static": _pooled_decibel(*pooled[2:]),
             "ssim": sum_ssim / clips,
+            **({"lpips": sum_lpips / clips} if self.perceptual else {}),
         }
+
+    def _perceptual_sum(self, original: Tensor, reconstruction: Tensor) -> Tensor:
+        if self.perceptual is None:
+            return original.new_zeros((), dtype=torch.float64)
+        return self.perceptual(original, reconstruction).double() * original.shape[0]
 
 
 def _pooled_psnr(original: Tensor, reconstruction: Tensor, mask: Tensor) -> float:

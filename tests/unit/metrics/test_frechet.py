@@ -1,11 +1,23 @@
 """The Frechet distance against closed forms and rank-deficient sets; folds; the fixed features."""
 
+from itertools import pairwise
+from random import Random
+
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from magvit_scale.config import Refusal
-from magvit_scale.metrics.frechet import FeatureStatistics, RandomFeatures, frechet_distance, frechet_over_folds
+from magvit_scale.metrics.frechet import (
+    FeatureStatistics,
+    RandomFeatures,
+    frechet_distance,
+    frechet_over_folds,
+)
+from magvit_scale.metrics.protocol import Divisor
 
 
 def statistics_of(features: np.ndarray) -> FeatureStatistics:
@@ -108,3 +120,57 @@ def test_random_features_tell_motion_from_stillness() -> None:
         sets.append(FeatureStatistics(64))
         sets[-1].update(network(clips))
     assert frechet_distance(sets[0], sets[2]) > 2 * frechet_distance(sets[0], sets[1])
+
+
+@pytest.mark.parametrize("divisor", ["n-1", "n"])
+@pytest.mark.parametrize(("num_first", "num_second"), [(60, 45), (12, 30), (2, 2)])
+def test_the_distance_is_that_of_eigenvalues_in_either_divisor(
+    divisor: Divisor, num_first: int, num_second: int
+) -> None:
+    spectrum = 1 / np.arange(1, 41)
+    left, right = normal(7, num_first, 40) * spectrum, 0.1 + normal(8, num_second, 40) * spectrum
+    ddof = 1 if divisor == "n-1" else 0
+    covariances = [np.cov(values, rowvar=False, ddof=ddof) for values in (left, right)]
+    cross = np.sqrt(scipy.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(min=0)).sum()
+    expected = ((left.mean(axis=0) - right.mean(axis=0)) ** 2).sum() + sum(map(np.trace, covariances)) - 2 * cross
+    # The product's null space costs the reference half of its digits.
+    assert frechet_distance(statistics_of(left), statistics_of(right), divisor) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("num_clips", [2, 50, 400])
+def test_equal_sets_have_no_distance_whatever_their_rank(num_clips: int) -> None:
+    statistics = statistics_of(5 + 100 * normal(9, num_clips, 100) / np.arange(1, 101) ** 2)
+    assert frechet_distance(statistics, statistics) < 1e-12 * statistics.covariance().trace().item()
+
+
+def test_the_divisor_n_makes_the_trace_smaller_by_1_of_n() -> None:
+    still, moving = torch.zeros(8, 3), torch.from_numpy(normal(10, 8, 3))
+    moving -= moving.mean(dim=0)
+    biased = frechet_over_folds(still, moving, 1, "n")[0]
+    assert biased == pytest.approx(7 / 8 * frechet_over_folds(still, moving, 1)[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_refused(value: float) -> None:
+    features = torch.zeros(5, 3)
+    features[3, 1] = value
+    with pytest.raises(Refusal, match="features of 1 of 5 clips are not finite"):
+        FeatureStatistics(3).update(features)
+
+
+@given(cuts=st.lists(st.integers(0, 30), max_size=5), order=st.randoms())
+@settings(deadline=None, max_examples=40)
+def test_statistics_do_not_depend_on_how_ranks_share_the_clips(cuts: list[int], order: Random) -> None:
+    values = torch.from_numpy(100 + normal(11, 30, 4))
+    bounds = [0, *sorted(cuts), 30]
+    parts = []
+    for start, end in pairwise(bounds):
+        parts.append(FeatureStatistics(4))
+        parts[-1].update(values[start:end])
+    order.shuffle(parts)
+    total = FeatureStatistics(4)
+    for part in parts:
+        total.merge(part)
+    assert total.count == 30
+    torch.testing.assert_close(total.mean, values.mean(dim=0), rtol=1e-13, atol=0)
+    torch.testing.assert_close(total.covariance(), torch.cov(values.T), rtol=1e-10, atol=1e-11)

@@ -17,6 +17,7 @@ from magvit_scale.metrics.reconstruction import (
     psnr_static,
     ssim,
 )
+from magvit_scale.vqgan.perceptual import PerceptualLoss
 
 
 def dot_clip() -> torch.Tensor:
@@ -131,3 +132,21 @@ def test_streamed_and_merged_scores_equal_those_of_the_set() -> None:
 def test_no_clips_is_a_refusal() -> None:
     with pytest.raises(Refusal, match="no clip was measured"):
         ReconstructionScores().result()
+
+
+def test_lpips_is_a_mean_over_clips_in_batches_of_any_size_and_is_absent_where_nobody_asked() -> None:
+    original, other = noise(20, 5, 3, 2, 32, 32), noise(21, 5, 3, 2, 32, 32)
+    original.requires_grad_()
+    network = PerceptualLoss("random")
+    first, second = ReconstructionScores(network), ReconstructionScores(network)
+    first.update(original[:4], other[:4])
+    second.update(original[4:], other[4:])
+    first.merge(second)
+    each = [network(original[i : i + 1], other[i : i + 1]).item() for i in range(5)]
+    assert first.result()["lpips"] == pytest.approx(np.mean(each), rel=1e-5)
+    assert first.result()["lpips"] > 0
+    assert not first.totals.requires_grad
+    plain = ReconstructionScores()
+    plain.update(original, other)
+    assert "lpips" not in plain.result()
+    assert plain.result()["psnr"] == pytest.approx(first.result()["psnr"], rel=1e-12)

@@ -1,0 +1,96 @@
+"""Results of one protocol beside each other and beside what papers print: `magvit compare-results OURS.json
+[THEIRS.json]`.
+
+Ends with a refusal where protocols or weights differ: such figures do not compare.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from magvit_scale.config import CompareResultsConfig, Refusal, parse
+from magvit_scale.metrics.protocols import PROTOCOLS
+from magvit_scale.metrics.results import Figure, Result, read_result, refuse_unlike, unlike_published
+
+NAMES = ("ours", "theirs")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    files = [word for word in arguments if word.endswith(".json") and "=" not in word]
+    if len(files) > len(NAMES):
+        raise Refusal(f"{len(files)} results, expected one or two; compare them pair by pair")
+    named = [f"{name}={file}" for name, file in zip(NAMES, files, strict=False)]
+    config = parse(CompareResultsConfig, [*(word for word in arguments if word not in files), *named])
+    results = {path: read_result(Path(path)) for path in (config.ours, config.theirs) if path is not None}
+    sys.stdout.write(compare(results))
+
+
+def compare(results: dict[str, Result]) -> str:
+    """The table of one or two results, by the names that the reader knows them by.
+
+    Raises:
+        Refusal: see `refuse_unlike`.
+    """
+    ours, *others = results.values()
+    for theirs in others:
+        refuse_unlike(ours, theirs)
+    return "".join(f"{line}\n" for line in _lines(results))
+
+
+def _lines(results: dict[str, Result]) -> Iterator[str]:
+    ours = next(iter(results.values()))
+    yield f"protocol {ours.protocol} {ours.protocol_hash[:12]}"
+    yield from (f"{name}: {sha}" for name, sha in sorted(ours.weights.items()))
+    names = [name for name in ours.figures if all(name in result.figures for result in results.values())]
+    for name in names:
+        figures = [result.figures[name] for result in results.values()]
+        yield ""
+        yield from (f"{name:<28}{_show(figure):<20}{path}" for path, figure in zip(results, figures, strict=True))
+        if len(figures) > 1:
+            yield f"{'':<28}{figures[1].mean - figures[0].mean:<+20.4g}difference"
+        yield from _published(results, name)
+    yield ""
+    yield from _remarks(results)
+
+
+def _show(figure: Figure) -> str:
+    return f"{figure.mean:.5g}" + (f" +- {figure.spread:.2g}" if len(figure.folds) > 1 else "")
+
+
+def _published(results: dict[str, Result], name: str) -> Iterator[str]:
+    """What papers print, where every result may stand beside it."""
+    ours = next(iter(results.values()))
+    if not _is_known(ours) or not all(result.comparable for result in results.values()):
+        return
+    for entry in PROTOCOLS[ours.protocol].published:
+        if entry.figure == name:
+            value = f"{entry.value:g}" + (f" +- {entry.spread:g}" if entry.spread is not None else "")
+            yield f"{'':<28}{value:<20}{entry.model} ({entry.source})"
+
+
+def _is_known(result: Result) -> bool:
+    return result.protocol in PROTOCOLS and PROTOCOLS[result.protocol].hash == result.protocol_hash
+
+
+def _remarks(results: dict[str, Result]) -> Iterator[str]:
+    ours = next(iter(results.values()))
+    if not _is_known(ours):
+        yield f"this version has no protocol {ours.protocol} {ours.protocol_hash[:12]}: no published figures"
+        return
+    protocol = PROTOCOLS[ours.protocol]
+    for path, result in results.items():
+        if not result.comparable:
+            reasons = unlike_published(protocol, result.weights) or ["the file says so"]
+            yield f"{path}: NOT COMPARABLE with any paper: {'; '.join(reasons)}"
+        if changes := _differences(result.decoding, asdict(protocol.decoding) if protocol.decoding else {}):
+            yield f"{path}: decoding is not the paper's: {', '.join(changes)}"
+    if protocol.assumptions:
+        yield f"assumed by this protocol: {protocol.assumptions}"
+
+
+def _differences(found: dict[str, Any], paper: dict[str, Any]) -> list[str]:
+    return [f"{key} {found[key]} for {value}" for key, value in paper.items() if found.get(key, value) != value]
