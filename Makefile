@@ -49,6 +49,7 @@ bench-training: install  ## the training engine: loop, checkpoints, memory; ten 
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.engine
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.partition
 	$(BIN)/python -m benchmarks.table
 
 check: $(INSTALLED)  ## style, types, import directions
