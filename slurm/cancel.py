@@ -2,14 +2,15 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from magvit_scale.config import Refusal, refusals_end_the_program
 from slurm import queue
 from slurm.chain import arguments_of, open_chain
+from slurm.stages import Stage
 
 SUMMARY = "Takes the waiting jobs of a chain out of the queue and asks the running ones to save and end."
-POLL_INTERVAL_S = 1.0
+POLL_INTERVAL_S, ASKED_AGAIN_S = 1.0, 30.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,22 +29,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stage in jobs.values():
         if not stage.is_finished:
             stage.cancelled_marker.touch()  # so that no job starts again
-    living = {job.job_id: job for job in queue.ask(list(jobs)).values() if job.is_living}
-    queue.cancel([job.job_id for job in living.values() if job.state != "RUNNING"])
-    running = [job.job_id for job in living.values() if job.state == "RUNNING"]
-    queue.cancel(running, signal="TERM")
-    for job_id in living:
-        _say(f"{jobs[job_id].name:<24}job {job_id}  " + ("saves and ends" if job_id in running else "cancelled"))
-    _wait(list(living), options.patience)
+    _end(jobs, options.patience)
     _say(f"no job is left; python -m slurm.resubmit {options.run} goes on")
 
 
-def _wait(job_ids: Sequence[str], patience_s: float) -> None:
-    deadline = time.monotonic() + patience_s
-    while any(job.is_living for job in queue.ask(job_ids).values()):
-        if time.monotonic() > deadline:
+def _end(jobs: Mapping[str, Stage], patience_s: float) -> None:
+    """Cancels what waits, and what has begun to wait again; asks what runs, again if it was not ready to hear."""
+    deadline, asked = time.monotonic() + patience_s, dict.fromkeys(jobs, float("-inf"))
+    while living := [job for job in queue.ask(list(jobs)).values() if job.is_living]:
+        now = time.monotonic()
+        waiting = [job.job_id for job in living if job.state == "PENDING"]
+        running = [job.job_id for job in living if job.state == "RUNNING" and now > asked[job.job_id] + ASKED_AGAIN_S]
+        queue.cancel(waiting)
+        queue.cancel(running, signal="TERM")
+        for job_id in [job.job_id for job in living if job.job_id in {*waiting, *running}]:
+            _say(f"{jobs[job_id].name:<24}job {job_id}  {'saves and ends' if job_id in running else 'cancelled'}")
+        if now > deadline:
             _say(f"not ended after {patience_s:g} s: scancel")
-            return queue.cancel(job_ids)
+            return queue.cancel([job.job_id for job in living])
+        asked |= dict.fromkeys(running, now)
         time.sleep(POLL_INTERVAL_S)
     return None
 

@@ -1,9 +1,11 @@
 """Submits the stages of a chain as dependent SLURM jobs and leaves; the jobs mark what they finish."""
 
+import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from slurm import queue, snapshot
 from slurm.job import Job
 from slurm.stages import Stage, read_marker
 
+OVERRULING = ("SBATCH_TIMELIMIT", "SBATCH_NO_REQUEUE", "SBATCH_JOB_NAME", "SBATCH_SIGNAL", "SBATCH_OPEN_MODE",
+              "SBATCH_ARRAY_INX", "SBATCH_EXCLUSIVE")  # fmt: skip
+"""Variables of sbatch that would go before what is asked for here."""
 BATCH_SCRIPT = Path(__file__).with_name("around_srun.sh")
 
 
@@ -36,7 +41,13 @@ def submit_chain(stages: Sequence[Stage], code: Path) -> dict[str, str]:
     previous: str | None = None
     for _, members in groupby(stages, key=lambda stage: stage.group):
         group = [snapshot.preserve(stage, code.parent / "configs") for stage in members]
-        ids = _submit(group, code, previous)
+        try:
+            ids = _submit(group, code, previous)
+        except Refusal as refusal:
+            queued = ", ".join(jobs) or "none"
+            raise Refusal(
+                f"{refusal} (queued before it: {queued}); python -m slurm.cancel {group[0].root}, then slurm.resubmit"
+            ) from refusal
         jobs |= dict(zip([stage.name for stage in group], ids, strict=True))
         previous = ids[0].split("_")[0]
     return jobs
@@ -66,7 +77,7 @@ def _submit(group: Sequence[Stage], code: Path, previous: str | None) -> list[st
         write_json(stage.started_marker, stage.record(job_id=None))
     try:
         executor = _executor(submitit.SlurmExecutor, group, code, previous)
-        with executor.batch():  # several become an array
+        with _own_environment(), executor.batch():  # several become an array
             jobs = [executor.submit(Job(stage=stage)) for stage in group]
     except (RuntimeError, subprocess.CalledProcessError, submitit.core.utils.FailedJobError) as error:
         raise Refusal(f"stage {group[0].group}: SLURM did not take it: {' '.join(str(error).split())}") from error
@@ -76,23 +87,38 @@ def _submit(group: Sequence[Stage], code: Path, previous: str | None) -> list[st
     return ids
 
 
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Without what an interactive job, or a habit, would change: sbatch takes variables before its script."""
+    kept = dict(os.environ)
+    for name in kept:
+        if name in OVERRULING or (name.startswith("SLURM_") and name != "SLURM_CONF"):
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
 def _executor(
     kind: type[submitit.SlurmExecutor], group: Sequence[Stage], code: Path, previous: str | None
 ) -> submitit.SlurmExecutor:
     python = group[0].resources.python or shlex.quote(sys.executable)
     # Before submitit installs its handler and after Python has dropped it, USR2 would kill the task.
-    executor = kind(folder=group[0].logs, python=f"env --ignore-signal=USR2 {python}")
-    executor.update_parameters(**parameters(group, code, python, previous))
+    executor = kind(folder=group[0].logs, python=f'sh -c \'trap "" USR2; exec "$@"\' sh {python}')
+    executor.update_parameters(**parameters(group, code, previous))
     return executor
 
 
-def parameters(group: Sequence[Stage], code: Path, python: str, previous: str | None) -> dict[str, Any]:
+def parameters(group: Sequence[Stage], code: Path, previous: str | None) -> dict[str, Any]:
     """What submitit is told about a job or array; whatever is null is left to the cluster."""
     stage, resources = group[0], group[0].resources
     tasks, additional, srun = _tasks(stage)
     additional |= {"requeue": True, "kill-on-invalid-dep": "yes"}
-    if previous:
-        additional["dependency"] = f"{'afterok' if stage.needs_success else 'afterany'}:{previous}"
+    own = resources.additional or {}
+    waits_for = [f"{'afterok' if stage.needs_success else 'afterany'}:{previous}"] if previous else []
+    if dependencies := [*waits_for, *filter(None, [own.get("dependency")])]:
+        own = own | {"dependency": ",".join(dependencies)}
     asked = {
         "job_name": stage.group,
         "nodes": stage.config.nodes,
@@ -107,10 +133,10 @@ def parameters(group: Sequence[Stage], code: Path, python: str, previous: str | 
         "exclude": resources.exclude,
         "comment": f"magvit_scale {stage.root}",
         "signal_delay_s": resources.signal_delay_s,
-        "setup": _setup(group, code, python),
+        "setup": _setup(group, code),
         "srun_args": [*srun, *(resources.srun or ())],
         "array_parallelism": stage.config.array_parallelism,
-        "additional_parameters": additional | (resources.additional or {}),
+        "additional_parameters": additional | own,
     }
     return {name: value for name, value in asked.items() if value not in (None, [])}
 
@@ -118,16 +144,21 @@ def parameters(group: Sequence[Stage], code: Path, python: str, previous: str | 
 def _tasks(stage: Stage) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """How many processes, as submitit's parameters, further ones of sbatch, and arguments of srun."""
     tasks, cpus = stage.config.tasks, stage.config.cpus_per_task
+    # Since SLURM 22.05 srun does not take it from sbatch.
+    srun = [f"--cpus-per-task={cpus}"] if cpus else []
     if not stage.config.min_nodes:
-        return {"ntasks_per_node": tasks, "cpus_per_task": cpus}, {}, []
+        return {"ntasks_per_node": tasks, "cpus_per_task": cpus}, {}, srun
     # Told of tasks, SLURM takes as few nodes as it may; so it hears of processors, and srun of the tasks.
     nodes = {"nodes": f"{stage.config.min_nodes}-{stage.config.nodes}", "mincpus": tasks * (cpus or 1)}
-    return {}, nodes, [f"--ntasks-per-node={tasks}", *([f"--cpus-per-task={cpus}"] if cpus else [])]
+    return {}, nodes, [f"--ntasks-per-node={tasks}", *srun]
 
 
-def _setup(group: Sequence[Stage], code: Path, python: str) -> list[str]:
+def _setup(group: Sequence[Stage], code: Path) -> list[str]:
     """Shell lines before srun: the copied code, the user's lines, and what happens around the program."""
+    python = shlex.quote(sys.executable)
     return [
+        # Set where sbatch was told to export nothing, and srun would then not even hand on what is exported here.
+        "unset SLURM_EXPORT_ENV",
         *(group[0].resources.setup or ()),
         # Python looks for modules where it is started, before all else; the jobs go back to where they were submitted.
         f"cd {shlex.quote(str(code))}",

@@ -23,7 +23,7 @@ import submitit
 
 from magvit_scale.config import refusals_end_the_program
 from magvit_scale.files import write_json
-from magvit_scale.training.launched import NUM_PORTS, port_of
+from magvit_scale.training.launched import NUM_PORTS, hostnames, node_name, port_of
 from magvit_scale.training.signals import STOPPED_STATUS
 from slurm import guard, preflight
 from slurm.stages import Stage, read_marker
@@ -99,18 +99,19 @@ def run_program(stage: Stage) -> None:
 
 @contextmanager
 def _noted(stage: Stage, rank: int) -> Iterator[None]:
-    note = {"status": 1, "why": "", "host": socket.gethostname()}
+    note: dict[str, Any] = {"status": 1, "why": "", "is_refusal": False, "host": node_name()}
     try:
         yield
         note["status"] = 0
     except SystemExit as end:
-        note |= {"status": end.code} if isinstance(end.code, int) else {"why": str(end.code)}
+        is_number = end.code is None or isinstance(end.code, int)
+        note |= {"status": end.code or 0} if is_number else {"why": str(end.code), "is_refusal": True}
         raise
     except Exception as error:
         note["why"] = f"{type(error).__name__}: {error}"
         raise
     finally:
-        write_json(stage.rank_marker(attempt(), rank), note)
+        write_json(stage.rank_marker(attempt(), rank), note | {"time": time.time()})
 
 
 def finish(stage: Stage, num_ranks: int, seconds: float) -> None:
@@ -140,7 +141,7 @@ def rank_environment(here: submitit.JobEnvironment, stage: Stage, port: int | No
         "RANK": str(here.global_rank),
         "LOCAL_RANK": str(here.local_rank),
         "WORLD_SIZE": str(here.num_tasks),
-        "MASTER_ADDR": here.hostnames[0] if port is None else "127.0.0.1",
+        "MASTER_ADDR": _first_host(here) if port is None else "127.0.0.1",
         "MASTER_PORT": str(port or _port_of_start()),
     }
     if "OMP_NUM_THREADS" not in os.environ:
@@ -155,6 +156,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _first_host(here: submitit.JobEnvironment) -> str:
+    # A job that has shrunk uses some of its nodes only.
+    step = os.environ.get("SLURM_STEP_NODELIST")
+    return str(here.hostnames[0]) if step in (None, os.environ.get("SLURM_JOB_NODELIST")) else hostnames(step)[0]
 
 
 def _port_of_start() -> int:

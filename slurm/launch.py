@@ -68,13 +68,24 @@ def _run_here(stage: Stage) -> None:
 
 
 def _submit(stages: list[Stage], config: LaunchConfig) -> None:
-    waiting = [stage for stage in stages if not stage.is_finished]
+    waiting = _unfinished(stages)
     resolve(waiting)
     code = snapshot.take(Path(config.root, "stages", "code"))
     for name, job_id in submit_chain(waiting, code).items():
         _say(f"{name:<24}job {job_id}")
     _say(f"{len(waiting)} of {len(stages)} stages submitted, the others were finished before")
     _say(f"how they fare: python -m slurm.status {shlex.quote(config.root)}")
+
+
+def _unfinished(stages: list[Stage]) -> list[Stage]:
+    """The stages to run: a table of a sweep is made again after any of its points."""
+    found: list[Stage] = []
+    for stage in stages:
+        if not stage.needs_success and found:
+            stage.marker.unlink(missing_ok=True)
+        if not stage.is_finished:
+            found.append(stage)
+    return found
 
 
 def _note_chain(stages: list[Stage], config: LaunchConfig, arguments: list[str]) -> None:
@@ -90,6 +101,8 @@ def _only_launcher(root: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Refusal(f"{root} is in use by another launcher; wait for it, or give another root=") from error
+        except OSError as error:
+            raise Refusal(f"{root}: no lock there ({error.strerror}); give a root= on another disk") from error
         yield
 
 

@@ -1,5 +1,6 @@
 """What SLURM says about jobs: squeue and scontrol, which are on every cluster; no accounting data base is needed."""
 
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,9 +48,11 @@ def ask(job_ids: Sequence[str]) -> dict[str, QueuedJob]:
 
 
 def cancel(job_ids: Sequence[str], signal: str | None = None) -> None:
-    """Takes jobs out of the queue, or sends a signal to the processes of running ones."""
+    """Takes jobs out of the queue, or sends a signal to the processes of running ones; some may have ended by now."""
     if job_ids:
-        _run("scancel", *([f"--signal={signal}"] if signal else []), *job_ids)
+        _run(
+            "scancel", *([f"--signal={signal}"] if signal else []), *job_ids, forgiven="Invalid job id|already complet"
+        )
 
 
 def _run(*command: str, forgiven: str | None = None) -> str:
@@ -57,6 +60,6 @@ def _run(*command: str, forgiven: str | None = None) -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise Refusal(f"no command {command[0]} here; go to a machine from which SLURM jobs are submitted") from error
-    if done.returncode and not (forgiven and forgiven in done.stderr):
+    if done.returncode and not (forgiven and re.search(forgiven, done.stderr)):
         raise Refusal(f"{command[0]}: {' '.join(done.stderr.split())}")
     return done.stdout

@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import socket
 import statistics
 import time
 import uuid
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 
 from magvit_scale.training import distributed
-from magvit_scale.training.launched import complete_environment
+from magvit_scale.training.launched import complete_environment, node_name
 from magvit_scale.training.meeting import Meeting
 from magvit_scale.training.rank_report import RankReport
 from magvit_scale.training.ranks import Ranks
@@ -33,7 +32,7 @@ def examine_machine() -> RankReport:
     """This rank's host, device and versions, without a word to any other rank."""
     complete_environment()
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    report = RankReport(rank=rank, world_size=world_size, host=socket.gethostname(), versions=_versions())
+    report = RankReport(rank=rank, world_size=world_size, host=node_name(), versions=_versions())
     if torch.cuda.is_available():
         _examine_gpu(report, int(os.environ["LOCAL_RANK"]))
     else:

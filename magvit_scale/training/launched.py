@@ -1,6 +1,7 @@
 """Who this process is among its ranks, as the program that has started it says. Knows no torch."""
 
 import os
+import socket
 import subprocess
 
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -18,6 +19,17 @@ def complete_environment() -> None:
             os.environ.setdefault(name, value)
 
 
+def node_name() -> str:
+    """This machine's name: as SLURM writes it where SLURM has started us, which its own may not be."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def hostnames(node_list: str) -> list[str]:
+    """The nodes of `node[1-2,7]`, as SLURM counts them."""
+    command = ["scontrol", "show", "hostnames", node_list]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
 def port_of(job_id: int, start: int) -> int:
     """Where the ranks of a job meet: a port that differs from one start to the next, and between jobs side by side."""
     return FIRST_PORT + (job_id * 7919 + start) % NUM_PORTS
@@ -29,12 +41,12 @@ def _environment_of_srun() -> dict[str, str] | None:
     # A batch script has tasks to come, and no step yet.
     if len(step) < len(names) or step["NTASKS"] == "1":
         return None
-    command = ["scontrol", "show", "hostnames", step["STEP_NODELIST"]]
-    first, *_ = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    first, *_ = hostnames(step["STEP_NODELIST"])
+    start = int(os.environ.get("SLURM_RESTART_COUNT", "0")) + int(step["STEP_ID"])
     return {
         "RANK": step["PROCID"],
         "LOCAL_RANK": step["LOCALID"],
         "WORLD_SIZE": step["NTASKS"],
         "MASTER_ADDR": first,
-        "MASTER_PORT": str(port_of(int(step["JOB_ID"]), int(step["STEP_ID"]))),
+        "MASTER_PORT": str(port_of(int(step["JOB_ID"]), start)),
     }

@@ -14,6 +14,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "dies" in options:
         os.kill(os.getpid(), signal.SIGKILL)
     if "waits_for" in options:
+        Path(f"{options['waits_for']}.{os.environ.get('SLURM_ARRAY_TASK_ID')}").touch()
         while not Path(options["waits_for"]).exists():
             time.sleep(0.1)
     files = [Path(argument) for argument in argv or [] if "=" not in argument]

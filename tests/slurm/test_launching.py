@@ -95,6 +95,20 @@ def test_arrays_share_the_work_and_a_sweep_ends_in_a_table(
     assert "train.1" in status
 
 
+def test_an_element_of_an_array_starts_again_alone(chain_of: ChainOf, tmp_path: Path, cluster: Cluster) -> None:
+    go, names = tmp_path / "go", ["only.0", "only.1", "only.2"]
+    chain = chain_of(only={"program": PROGRAM, "overrides": [f"waits_for={go}"], "array": 3})
+    chain.launch()
+    eventually("three that wait", lambda: all(Path(f"{go}.{element}").exists() for element in range(3)))
+    # The last one, whose own id is that of the whole array.
+    cluster.run("scancel", "--signal=USR2", chain.job("only.2"))
+    eventually("its second start", lambda: len(chain.events("only.2", "start")) == 2)
+    go.touch()
+    for name in names:
+        chain.finished(name)
+    assert [len(chain.events(name, "start")) for name in names] == [1, 1, 2]
+
+
 def test_srun_alone_starts_the_ranks_of_a_run(cluster: Cluster, tiny_runs: TinyRuns, tmp_path: Path) -> None:
     arguments = tiny_runs.commit(tmp_path / "run", stage=2, steps=2)
     said = cluster.run(

@@ -8,7 +8,7 @@ import pytest
 from magvit_scale.config import LaunchConfig, Refusal, load
 from magvit_scale.files import write_json
 from slurm import attempts
-from slurm.job import forget_ranks
+from slurm.job import forget_ranks, read_notes
 from slurm.plan import plan
 from slurm.preflight import UNFIT_STATUS, unfit_nodes
 from slurm.stages import Stage
@@ -27,37 +27,59 @@ def stage(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return made
 
 
-def note(stage: Stage, *statuses: int, attempt: str = "7-2") -> None:
-    for rank, status in enumerate(statuses):
-        write_json(stage.rank_marker(attempt, rank), {"status": status, "why": "no disk", "host": f"node{rank}"})
+REFUSED, RAISED = "refused", "raised"
+
+
+def note(stage: Stage, *ends: int | str, attempt: str = "7-2") -> None:
+    for rank, end in enumerate(ends):
+        what = {"status": end if isinstance(end, int) else 1, "why": "no disk", "is_refusal": end == REFUSED}
+        write_json(stage.rank_marker(attempt, rank), what | {"host": f"node{rank}", "time": 10 - rank})
+
+
+ASKED, LOST_ONE = "asked to stop (time limit, preemption or signal)", "a rank or node was lost (srun ended with 137)"
+OF_SLURM = "ended by SLURM (node failure, requeue or scancel), job "
 
 
 @pytest.mark.parametrize(
-    ("statuses", "state", "goes_on", "why"),
+    ("ends", "state", "goes_on", "why"),
     [
-        ([STOPPED, STOPPED], "RUNNING", True, "asked to stop (time limit, preemption or signal)"),
-        ([STOPPED, STOPPED], "PENDING", False, "ended by SLURM (node failure, requeue or scancel), job PENDING"),
-        ([STOPPED, STOPPED], "CANCELLED", False, "ended by SLURM (node failure, requeue or scancel), job CANCELLED"),
-        ([LOST], "RUNNING", True, "a rank or node was lost (srun ended with 137)"),
-        ([], "RUNNING", True, "a rank or node was lost (srun ended with 137)"),
-        ([LOST, 1], "RUNNING", False, "rank 1 on node1 failed: no disk"),
-        ([STOPPED, 1], "RUNNING", False, "rank 1 on node1 failed: no disk"),
+        ([STOPPED, STOPPED], "RUNNING", True, ASKED),
+        ([STOPPED, STOPPED], "TIME_LIMIT", True, ASKED),
+        ([STOPPED, STOPPED], "PENDING", False, f"{OF_SLURM}PENDING"),
+        ([STOPPED, STOPPED], "CANCELLED", False, f"{OF_SLURM}CANCELLED"),
+        ([], "TIME_LIMIT", True, "killed at the time limit, without having saved"),
+        ([LOST], "RUNNING", True, LOST_ONE),
+        ([], "RUNNING", True, LOST_ONE),
+        ([RAISED], "RUNNING", True, f"{LOST_ONE}; rank 0: no disk"),  # the other rank has left no word
+        ([RAISED, RAISED], "RUNNING", False, "rank 1 on node1 failed: no disk"),  # the first to fail
+        ([LOST, RAISED], "RUNNING", False, "rank 1 on node1 failed: no disk"),
+        ([REFUSED], "RUNNING", False, "rank 0 on node0 failed: no disk"),
+        ([STOPPED, REFUSED], "RUNNING", False, "rank 1 on node1 failed: no disk"),
     ],
 )
-def test_decisions(stage: Stage, statuses: list[int], state: str, goes_on: bool, why: str) -> None:
-    note(stage, 1, 1, 1, attempt="7-1")
-    note(stage, *statuses)
-    assert attempts.decide(stage, 137, state, []) == (goes_on, why)
+def test_decisions(stage: Stage, ends: list[int | str], state: str, goes_on: bool, why: str) -> None:
+    note(stage, REFUSED, REFUSED, attempt="7-1")
+    note(stage, *ends)
+    assert attempts.decide(stage, 137, state, read_notes(stage, "7-2"), 2, []) == (goes_on, why)
 
 
 def test_what_is_finished_or_cancelled_does_not_start_again(stage: Stage) -> None:
+    attempts.begin(stage, ["node1"])
     note(stage, STOPPED)
     stage.cancelled_marker.touch()
-    assert attempts.decide(stage, STOPPED, "RUNNING", []) == (False, "cancelled")
+    assert attempts.end(stage, STOPPED, "RUNNING") == 1
     with pytest.raises(Refusal, match=r"was cancelled; python -m slurm\.resubmit"):
         attempts.begin(stage, ["node1"])
     stage.marker.touch()
-    assert attempts.decide(stage, 0, "RUNNING", []) == (False, "finished")
+    assert attempts.end(stage, 139, "RUNNING") == attempts.FINISHED_STATUS  # a crash after the work was done
+    assert attempts.begin(stage, ["node1"]) == attempts.FINISHED_STATUS
+    assert [event["why"] for event in attempts.read_ledger(stage)[1:]] == ["cancelled", "finished"]
+
+
+def test_a_good_end_of_all_tasks_finishes_the_stage_whatever_the_ranks_have_seen_of_each_other(stage: Stage) -> None:
+    attempts.begin(stage, ["node1"])
+    assert attempts.end(stage, 0, "RUNNING") == attempts.FINISHED_STATUS
+    assert stage.is_finished
 
 
 def test_starts_without_progress_come_to_an_end_and_progress_resets_the_count(stage: Stage, chain: Chain) -> None:
@@ -95,6 +117,16 @@ def test_a_node_that_preflight_finds_unfit_is_named_and_left_out_on_request(
     assert out == ("node9,node2,node3\n" if exclude else "")
 
 
+def test_nodes_that_were_left_out_before_stay_out(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    object.__setattr__(stage.resources, "exclude_bad_nodes", True)
+    for bad in ("node2", "node3"):
+        attempts.begin(stage, ["node1", bad])
+        note(stage, UNFIT_STATUS, 127)
+        report(stage, "node1", [])
+        assert attempts.end(stage, 127, "RUNNING") == 0
+    assert capsys.readouterr().out.splitlines() == ["node2", "node2,node3"]
+
+
 def test_where_all_nodes_are_unfit_none_is_to_blame(stage: Stage) -> None:
     report(stage, "node1", ["no shards"])
     report(stage, "node2", ["no shards"])
@@ -110,7 +142,9 @@ def report(stage: Stage, host: str, problems: list[str]) -> None:
 
 def test_the_batch_script_asks_by_name(stage: Stage, chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(chain.root / "stages")
-    attempts.main(["begin", folder, "train", "node1", "node2"])
+    with pytest.raises(SystemExit) as begin:
+        attempts.main(["begin", folder, "train", "node1", "node2"])
+    assert begin.value.code == 0
     with pytest.raises(SystemExit) as end:
         attempts.main(["end", folder, "train", "137", "RUNNING"])
     assert end.value.code == 0

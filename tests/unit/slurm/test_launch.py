@@ -82,11 +82,14 @@ def test_dry_run_prints_every_argument_and_makes_nothing(chain: Chain, capsys: p
 def test_what_slurm_is_asked_for(chain: Chain) -> None:
     chain.add("train", tasks=8, nodes=2, gpus_per_node=8, cpus_per_task=4)
     chain.stages["train"]["resources"] = {"time_limit_minutes": 60, "exclude": "node7", "setup": ["module load cuda"]}
-    resources = ResourcesConfig(partition="gpu", time_limit_minutes=90, mem_gb=1.5, additional={"mail-user": "me"})
+    resources = ResourcesConfig(
+        partition="gpu", time_limit_minutes=90, mem_gb=1.5, additional={"mail-user": "me", "dependency": "after:5"}
+    )
     group = plan(LaunchConfig(root=str(chain.root), stages=_stages(chain), resources=resources))
-    asked = parameters(group, Path("/the code"), "python3", "17")
+    asked = parameters(group, Path("/the code"), "17")
     setup = asked.pop("setup")
-    assert setup[:2] == ["module load cuda", "cd '/the code'"]
+    assert setup[:2] == ["unset SLURM_EXPORT_ENV", "module load cuda"]
+    assert "cd '/the code'" in setup
     assert "trap at_end EXIT" in setup
     assert asked == {
         "job_name": "train",
@@ -100,19 +103,20 @@ def test_what_slurm_is_asked_for(chain: Chain) -> None:
         "exclude": "node7",
         "comment": f"magvit_scale {chain.root}",
         "signal_delay_s": 120,
+        "srun_args": ["--cpus-per-task=4"],
         "additional_parameters": {
             "requeue": True,
             "kill-on-invalid-dep": "yes",
             "mail-user": "me",
-            "dependency": "afterok:17",
+            "dependency": "afterok:17,after:5",
         },
     }
-    assert "dependency" not in parameters(group, Path("/code"), "python3", None)["additional_parameters"]
+    assert parameters(group, Path("/code"), None)["additional_parameters"]["dependency"] == "after:5"
 
 
 def test_a_job_that_may_shrink_asks_for_processors_and_leaves_the_tasks_to_srun(chain: Chain) -> None:
     chain.add("train", tasks=8, nodes=2, cpus_per_task=4, min_nodes=1)
-    asked = parameters(plan(LaunchConfig(root=str(chain.root), stages=_stages(chain))), Path("/code"), "python3", None)
+    asked = parameters(plan(LaunchConfig(root=str(chain.root), stages=_stages(chain))), Path("/code"), None)
     assert asked["additional_parameters"] | {"nodes": "1-2", "mincpus": 32} == asked["additional_parameters"]
     assert asked["srun_args"] == ["--ntasks-per-node=8", "--cpus-per-task=4"]
     assert not {"ntasks_per_node", "cpus_per_task"} & set(asked)
