@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,16 +95,15 @@ def eventually(
         time.sleep(0.1)
 
 
-def kill_rank(job_id: str, rank: int) -> None:
-    """SIGKILL to one process of a running job, found by what SLURM has put into its environment."""
-    wanted = {f"SLURM_JOB_ID={job_id}", f"SLURM_PROCID={rank}"}
-    found = [pid for pid in _programs(job_id) if wanted <= _environment(pid)]
-    os.kill(min(found), signal.SIGKILL)
-
-
-def _programs(job_id: str) -> Sequence[int]:
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    return [pid for pid in pids if b"submitit.core._submit" in _read(pid, "cmdline")]
+def signal_ranks(job_id: str, number: signal.Signals, *ranks: int) -> None:
+    """To the processes of a running job, found by what SLURM has put into their environment; no rank means all."""
+    for pid in [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]:
+        if b"submitit.core._submit" in _read(pid, "cmdline"):
+            told = dict(item.split("=", 1) for item in _environment(pid) if "=" in item)
+            # srun, too, names the program and has the job's variables, but none of a step.
+            is_rank = told.get("SLURM_JOB_ID") == job_id and "SLURM_STEP_NODELIST" in told
+            if is_rank and (not ranks or int(told["SLURM_PROCID"]) in ranks):
+                os.kill(pid, number)
 
 
 def _environment(pid: int) -> set[str]:

@@ -1,5 +1,6 @@
 """Whatever a cluster does to a training job, it ends in the bytes of a job that was left in peace."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.integration.alike import assert_ends_alike, timeless
-from tests.slurm.chains import Chain, command, eventually, kill_rank
+from tests.slurm.chains import Chain, command, eventually, signal_ranks
 from tests.slurm.cluster import Cluster
 
 Trains = Callable[..., Chain]
@@ -30,7 +31,7 @@ def strike_by_preemption(cluster: Cluster, job: str) -> None:
 
 
 def strike_by_killing_a_rank(cluster: Cluster, job: str) -> None:
-    kill_rank(job, rank=1)
+    signal_ranks(job, signal.SIGKILL, 1)
 
 
 def strike_by_cutting_the_power_of_the_first_node(cluster: Cluster, job: str) -> None:
@@ -96,16 +97,17 @@ def test_a_job_outlives_the_controller(trains: Trains, undisturbed: Path, cluste
     assert_ends_alike(chain.root / "train", undisturbed)
 
 
-def test_the_time_limit_is_a_pause(trains_in: Callable[[Path], Trains], cluster: Cluster, tmp_path: Path) -> None:
-    # Side by side, so that both take longer than a minute, the shortest limit there is.
-    in_peace = trains_in(tmp_path / "peace")(steps=1100)
-    limited = trains_in(tmp_path / "limited")(steps=1100, resources={"time_limit_minutes": 1})
-    in_peace.launch()
-    limited.launch()
-    assert int(limited.finished("train")["Restarts"]) >= 1
-    assert {event["why"] for event in limited.events("train", "end")} == {ASKED, "finished"}
-    in_peace.finished("train")
-    assert_ends_alike(limited.root / "train", in_peace.root / "train")
+def test_the_time_limit_is_a_pause(trains: Trains, undisturbed: Path, cluster: Cluster) -> None:
+    chain = trains(resources={"time_limit_minutes": 1})
+    chain.launch()
+    chain.reaches(STRUCK_AT)
+    job = chain.job("train")
+    # A minute is the shortest limit there is, and no machine should be too fast for it. SLURM wakes them with its signal.
+    signal_ranks(job, signal.SIGSTOP)
+    eventually("another start", lambda: len(chain.events("train", "start")) == 2)
+    assert int(chain.finished("train")["Restarts"]) == 1
+    assert [event["why"] for event in chain.events("train", "end")] == [ASKED, "finished"]
+    assert_ends_alike(chain.root / "train", undisturbed)
 
 
 def test_with_fewer_nodes_it_goes_on(trains: Trains, undisturbed: Path, cluster: Cluster) -> None:
