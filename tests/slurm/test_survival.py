@@ -102,7 +102,7 @@ def test_the_time_limit_is_a_pause(trains: Trains, undisturbed: Path, cluster: C
     chain.launch()
     chain.reaches(STRUCK_AT)
     job = chain.job("train")
-    # A minute is the shortest limit there is, and no machine should be too fast for it. SLURM wakes them with its signal.
+    # A minute is the shortest limit there is: no machine should be too fast for it. SLURM wakes them with its signal.
     signal_ranks(job, signal.SIGSTOP)
     eventually("another start", lambda: len(chain.events("train", "start")) == 2)
     assert int(chain.finished("train")["Restarts"]) == 1
