@@ -7,7 +7,6 @@ the storages of all tensors that live: parameters, gradients, moments, and what 
 import gc
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from benchmarks.memory import MIB, copies
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.config import OptimConfig, RunConfig, TransformerConfig
 from magvit_scale.training import distributed
+from slurm.job import free_port
 
 OUTPUT = Path(__file__).parent / "results" / "partition.json"
 WORLDS, STAGES = (1, 2, 4), (0, 1, 2, 3)
@@ -62,13 +62,6 @@ def start(stage: int, rank: int, world: int, port: str, folder: Path) -> "subpro
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.partition", str(stage), str(folder)]
     return subprocess.Popen(command, env={**os.environ, **place, **meeting})
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def hold(stage: int, folder: Path) -> None:

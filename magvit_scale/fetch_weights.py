@@ -5,16 +5,15 @@ from this machine. Whatever the road, a file takes its place after its content h
 """
 
 import difflib
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from magvit_scale.config import FetchWeightsConfig, Refusal, parse, refusals_end_the_program
 from magvit_scale.download import download
-from magvit_scale.files import sha256
+from magvit_scale.files import only_process, sha256
+from magvit_scale.progress import aligned
 from magvit_scale.weights import WEIGHTS, check, expected_sha256, path_of, pin, weights_folder
 
 SHOWN_DIGITS = 16
@@ -32,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.list or not config.names:
         print(table(config.names or tuple(WEIGHTS)))  # noqa: T201
         return
-    with alone(weights_folder()):
+    folder = weights_folder()
+    with only_process(folder / "fetch.lock", f"{folder}: another fetch-weights is at work here; wait until it ends"):
         for name in config.names:
             fetch(name, config)
 
@@ -75,26 +75,7 @@ def state(name: str) -> str:
 
 def table(names: Sequence[str]) -> str:
     """What there is and what is here, as aligned text."""
-    rows = [HEAD, *(_row(name) for name in names)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join([f"folder: {weights_folder()}", *lines])
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """One fetching process per folder; the system opens the lock of a process that dies.
-
-    Raises:
-        Refusal: another is at work.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "fetch.lock").open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Refusal(f"{folder}: another fetch-weights is at work here; wait until it ends") from error
-        yield
+    return "\n".join([f"folder: {weights_folder()}", *aligned([HEAD, *map(_row, names)])])
 
 
 def _row(name: str) -> tuple[str, ...]:

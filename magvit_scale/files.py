@@ -3,6 +3,7 @@
 The tars are what WebDataset's own writer makes, with the standard library: importing webdataset imports torch.
 """
 
+import fcntl
 import glob
 import hashlib
 import io
@@ -17,6 +18,8 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from magvit_scale.config import Refusal
 
 Item = TypeVar("Item")
 
@@ -41,6 +44,24 @@ def written_aside(path: Path) -> Iterator[IO[bytes]]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_process(lock: Path, refusal: str) -> Iterator[None]:
+    """Holds a lock file that the system opens when this process dies; folders are made.
+
+    Raises:
+        Refusal: with these words where another process holds it; or the file system knows no locks.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Refusal(refusal) from error
+        except OSError as error:
+            raise Refusal(f"{lock}: found no locks there ({error.strerror}); give a folder on another disk") from error
+        yield
 
 
 def is_running(process: str) -> bool:

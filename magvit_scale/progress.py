@@ -1,7 +1,7 @@
 """Progress for people: a bar on a terminal, a plain line every few seconds elsewhere (log files, the launcher)."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -55,3 +55,9 @@ def progress(items: Iterable[Item], label: str, total: int, *, unit: str) -> Ite
         for item in items:
             yield item
             bar.update(1)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table whose columns begin below each other, two blanks apart; every row has as many cells."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

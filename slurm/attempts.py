@@ -126,13 +126,17 @@ def decide(
     refused = [rank for _, rank in failed if notes[rank]["is_refusal"]]
     if refused or (failed and len(notes) >= num_ranks):
         first = refused[0] if refused else failed[0][1]
-        return False, f"rank {first} on {notes[first]['host']} failed: {notes[first]['why']}"
+        return False, f"rank {first} on {notes[first]['host']} failed: {_words(notes[first])}"
     if STOPPED_STATUS in _statuses(notes):
         return True, "asked to stop (time limit, preemption or signal)"
     if state == "TIME_LIMIT":
         return True, "killed at the time limit, without having saved"
-    seen = f"; rank {failed[0][1]}: {notes[failed[0][1]]['why']}" if failed else ""
+    seen = f"; rank {failed[0][1]}: {_words(notes[failed[0][1]])}" if failed else ""
     return True, f"a rank or node was lost (srun ended with {status}){seen}"
+
+
+def _words(note: Note) -> str:
+    return note["why"] or f"it ended with status {note['status']}"
 
 
 def _statuses(notes: Mapping[int, Note]) -> set[int]:

@@ -6,7 +6,6 @@
 Finished stages are skipped and a half-finished one continues, so the same command carries on after any interruption.
 """
 
-import fcntl
 import os
 import shlex
 import sys
@@ -17,8 +16,8 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
-from magvit_scale.config import LaunchConfig, Refusal, parse, refusals_end_the_program
-from magvit_scale.files import write_json
+from magvit_scale.config import LaunchConfig, parse, refusals_end_the_program
+from magvit_scale.files import only_process, write_json
 from slurm import snapshot
 from slurm.cluster import batch_script, refuse_living, submit_chain
 from slurm.job import finish, forget_ranks, run_program
@@ -37,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     stages = plan(config)
     if "--dry-run" in arguments:
         return _print_plan(stages, config)
-    with _only_launcher(Path(config.root)), _says_how_to_continue(arguments):
+    in_use = f"{config.root} is in use by another launcher; wait for it, or give another root="
+    with only_process(Path(config.root, "launch.lock"), in_use), _says_how_to_continue(arguments):
         for stage in stages:
             refuse_changes(stage)
         refuse_living(stages)
@@ -91,19 +91,6 @@ def _unfinished(stages: list[Stage]) -> list[Stage]:
 def _note_chain(stages: list[Stage], config: LaunchConfig, arguments: list[str]) -> None:
     chain = {"arguments": arguments, "cwd": os.getcwd(), "cluster": config.cluster, "stages": [s.name for s in stages]}
     write_json(Path(config.root, "stages", "chain.json"), chain)
-
-
-@contextmanager
-def _only_launcher(root: Path) -> Iterator[None]:
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / "launch.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Refusal(f"{root} is in use by another launcher; wait for it, or give another root=") from error
-        except OSError as error:
-            raise Refusal(f"{root}: no lock there ({error.strerror}); give a root= on another disk") from error
-        yield
 
 
 @contextmanager

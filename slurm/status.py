@@ -7,6 +7,7 @@ from datetime import timedelta
 from itertools import pairwise
 
 from magvit_scale.config import refusals_end_the_program
+from magvit_scale.progress import aligned
 from slurm import progress, queue
 from slurm.attempts import Event, read_ledger
 from slurm.chain import arguments_of, open_chain
@@ -30,9 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[tuple[str, ...]] = [HEADER]
     for name in chain.names:
         rows.append(row(started[name], jobs) if name in started else (name, "", "not started", *[""] * 6))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for cells in rows:
-        _say("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    for line in aligned(rows):
+        _say(line)
     for stage in started.values():
         for line in troubles(stage):
             _say(line)

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 CONTENT = bytes(range(256)) * 40
+STANDARD = {"content": CONTENT, "knows_ranges": True, "location": ""}
 Serve = Callable[..., str]
 
 
@@ -49,11 +50,17 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def file_servers() -> Iterator[Serve]:
     """Gives what starts a server with facts of `Handler` and returns its address; every path on it is the file."""
+    with servers_of_handlers() as start:
+        yield lambda **facts: start(type("_", (Handler,), STANDARD | {"cuts": [], "codes": [], "asked": []} | facts))
+
+
+@contextmanager
+def servers_of_handlers() -> Iterator[Serve]:
+    """Gives what starts a server that answers by a handler and returns its address; all end with the block."""
     servers = []
 
-    def start(**facts: Any) -> str:
-        facts = {"content": CONTENT, "knows_ranges": True, "cuts": [], "codes": [], "location": "", "asked": []} | facts
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), type("_", (Handler,), facts)))
+    def start(handler: Callable[..., BaseHTTPRequestHandler]) -> str:
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), handler))
         threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
         return f"http://127.0.0.1:{servers[-1].server_port}"
 

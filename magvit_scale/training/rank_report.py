@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from magvit_scale.files import write_json
+from magvit_scale.progress import aligned
 
 
 @dataclass(kw_only=True)
@@ -137,8 +138,7 @@ def _table(reports: Sequence[RankReport]) -> list[str]:
     columns = [column for column in zip(*map(_cells, reports), strict=True) if any(cell for _, cell in column)]
     lines = [[column[0][0] for column in columns]]
     lines += [[column[number][1] or "-" for column in columns] for number in range(len(reports))]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return aligned(lines)
 
 
 def _cells(report: RankReport) -> list[tuple[str, str]]:

@@ -2,12 +2,13 @@
 
 import importlib
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from slurm.job import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 POLL_INTERVAL_S = 0.1
@@ -82,13 +83,6 @@ def wait_for(path: Path, timeout_s: float = 90) -> None:
 
 def _end_of(path: Path) -> str:
     return path.read_text(errors="replace")[-NUM_SHOWN_CHARACTERS:]
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

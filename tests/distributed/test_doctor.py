@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.launching import REPOSITORY, free_port
+from slurm.job import free_port
+from tests.distributed.launching import REPOSITORY
 
 pytestmark = pytest.mark.distributed
 HOST = socket.gethostname()

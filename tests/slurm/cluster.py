@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 from collections.abc import Collection
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tests.slurm.cluster_config import FREEZER, JOBS_PER_CLUSTER, ClusterConfig, random_first_job_id
@@ -56,15 +56,14 @@ class Cluster:
             TimeoutError: a daemon or a node does not come up; with the end of its log.
         """
         self.config.write()
-        try:
+        with ExitStack() as on_an_error:
+            on_an_error.callback(self.stop)
             self._start_munge()
             self._start_controller()
             for name in self.nodes:
                 self._start_node(name)
             self._wait_for_nodes(self.nodes)
-        except BaseException:
-            self.stop()
-            raise
+            on_an_error.pop_all()
 
     def stop(self) -> None:
         """Ends every process of the cluster, jobs included; the folder with the logs stays."""

@@ -2,11 +2,10 @@ import hashlib
 import multiprocessing
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from magvit_scale.data import remote as module
 from magvit_scale.data.clips import training_batches
 from magvit_scale.data.remote import RemoteFolder, is_remote
 from magvit_scale.data.shards import load_dataset
+from tests.file_server import servers_of_handlers
 from tests.unit.data.conftest import Clips
 
 
@@ -57,19 +57,13 @@ class Handler(SimpleHTTPRequestHandler):
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(module, "STALLED_AFTER_S", 0.1)
-    servers = []
 
     def start(folder: Path, *troubles: str, asked: list[str] | None = None, ending: str = ".tar") -> str:
         facts = {"troubles": list(troubles), "asked": [] if asked is None else asked, "ending": ending}
-        handler = type("_", (Handler,), facts)
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))))
-        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_port}"
+        return start_server(partial(type("_", (Handler,), facts), directory=str(folder)))
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with servers_of_handlers() as start_server:
+        yield start
 
 
 def batches(config: ClipsConfig, steps: int = 2) -> torch.Tensor:

@@ -8,7 +8,7 @@ import pytest
 
 from magvit_scale.config import Refusal
 from magvit_scale.training.meeting import Meeting
-from tests.distributed.launching import free_port
+from slurm.job import free_port
 
 PATIENCE_S = 20.0
 SHORT_PATIENCE_S = 0.3
