@@ -26,7 +26,8 @@ class ResourcesConfig:
     setup: tuple[str, ...] | None = None
     """Shell lines before the program, for instance `module load cuda`."""
     python: str | None = None
-    """Command that starts Python on a node, for instance `apptainer exec --nv magvit.sif python`; null: this one."""
+    """Command that starts the programs' Python, for instance `apptainer exec --nv magvit.sif python`; null: this
+    one, in which the batch script runs in any case."""
     srun: tuple[str, ...] | None = None
     """Further arguments of srun, for instance --container-image=magvit.sqsh or --cpu-bind=none."""
     interface: str | None = None
@@ -81,13 +82,15 @@ class StageConfig:
     array: int = 1
     """SLURM only: elements of a job array that run the program side by side, each making what the others have not."""
     array_parallelism: int | None = None
-    """SLURM only: how many elements of an array or a sweep run at once; null: all."""
+    """SLURM only: how many elements of an array or a sweep run at once; null: 256."""
     resources: ResourcesConfig = ResourcesConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchConfig:
-    """python -m slurm.launch: a chain of stages, one dependent job each, on this machine or on SLURM."""
+    """python -m slurm.launch: a chain of stages, one dependent job each, on this machine or on SLURM. --dry-run shows
+    what would be started and makes nothing.
+    """
 
     root: str
     """Run folder of the whole chain."""

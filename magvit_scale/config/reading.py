@@ -125,7 +125,8 @@ def to_yaml(config: Any) -> str:
 def describe(schema: type) -> str:
     """The help text of a configuration: every key with type, default and meaning."""
     summary = (schema.__doc__ or "").strip()
-    return "\n".join([summary, "", "keys (KEY=VALUE, or in a YAML file):", *_describe_fields(schema, "")])
+    keys = "keys (KEY=VALUE, or in a YAML file; --show-config prints them all as they are read):"
+    return "\n".join([summary, "", keys, *_describe_fields(schema, "")])
 
 
 def _describe_fields(schema: Any, prefix: str) -> Iterator[str]:
@@ -138,6 +139,8 @@ def _describe_fields(schema: Any, prefix: str) -> Iterator[str]:
         if get_origin(hint) is dict and is_dataclass(entry := get_args(hint)[1]):
             yield from _describe_fields(entry, f"{prefix}{item.name}.NAME.")
             continue
+        if item.default_factory is not MISSING:
+            default = item.default_factory()
         value = "required" if default is MISSING else f"default {default!r}"
         allowed = (
             " | ".join(map(str, get_args(hint)))
