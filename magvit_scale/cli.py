@@ -17,7 +17,7 @@ VERBS = {
     "train-commit": ("magvit_scale.train_commit", "token shards -> transformer for all ten tasks"),
     "export": ("magvit_scale.export", "a checkpoint of a run -> model folders"),
     "generate": ("magvit_scale.generate", "task, condition clip and class -> videos"),
-    "evaluate": ("magvit_scale.evaluate", "held-out clips -> results.json, every figure with its baseline"),
+    "judge": ("magvit_scale.judge", "models on held-out clips -> claims, each beside the baseline that it must beat"),
     "compare-results": (
         "magvit_scale.compare_results",
         "results of one protocol -> a table, with the paper's figures",

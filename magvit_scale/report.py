@@ -1,7 +1,7 @@
 """magvit report: run folders -> one HTML page that opens from disk, and the gates' verdict.
 
 python -m magvit_scale.report 'runs=[runs/a/vqgan3d,runs/a/commit]' generated=runs/a/generated
-evaluation=runs/a/evaluation output=runs/a/report.html
+judgement=runs/a/judgement output=runs/a/report.html
 """
 
 import os
@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from magvit_scale.config import ReportConfig, parse, refusals_end_the_program
 from magvit_scale.page import sections
-from magvit_scale.page.inputs import Evaluation, Run, Samples, read_evaluation, read_run, read_samples
+from magvit_scale.page.inputs import Judgement, Run, Samples, read_judgement, read_run, read_samples
 from magvit_scale.page.tables import number
 
 LEDE = (
@@ -40,14 +40,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     config = parse(ReportConfig, argv)
     runs = [read_run(folder) for folder in config.runs]
-    samples, evaluation = read_samples(config.generated), read_evaluation(config.evaluation)
-    _write_aside(Path(config.output), render(config, runs, samples, evaluation))
-    _judge(evaluation.results["gates"], config)
+    samples, judgement = read_samples(config.generated), read_judgement(config.judgement)
+    _write_aside(Path(config.output), render(config, runs, samples, judgement))
+    _judge(judgement.results["gates"], config)
 
 
-def render(config: ReportConfig, runs: Sequence[Run], samples: Samples, evaluation: Evaluation) -> str:
+def render(config: ReportConfig, runs: Sequence[Run], samples: Samples, judgement: Judgement) -> str:
     """The page's HTML; the same inputs give the same bytes."""
-    results = evaluation.results
+    results = judgement.results
     parts = [
         (
             "gates",
@@ -59,7 +59,7 @@ def render(config: ReportConfig, runs: Sequence[Run], samples: Samples, evaluati
             "reconstructions",
             "Reconstruction",
             "Held-out clips, squeezed into tokens and back: what is lost here, no later stage can bring back.",
-            sections.reconstructions(evaluation, samples.fps),
+            sections.reconstructions(judgement, samples.fps),
         ),
         (
             "tasks",
@@ -81,7 +81,7 @@ def render(config: ReportConfig, runs: Sequence[Run], samples: Samples, evaluati
             sections.training(runs),
         ),
         ("codebook", "Codebook", "The tokenizer's vocabulary on held-out clips.", sections.codebook(results)),
-        ("evaluation", "Evaluation", "All figures are of held-out clips.", sections.evaluation_tables(results)),
+        ("figures", "Figures", "All figures are of held-out clips.", sections.evaluation_tables(results)),
         (
             "reproduce",
             "Reproduce",
@@ -121,13 +121,13 @@ def _judge(gates: Sequence[Mapping[str, Any]], config: ReportConfig) -> None:
 def _commands(config: ReportConfig) -> list[str]:
     """One command per folder that keeps the configuration it was made with, and this page's own."""
     lines = [f"magvit {_verb(Path(folder))} {shlex.quote(f'{folder}/config.yaml')}" for folder in config.runs]
-    for verb, folder in (("generate", config.generated), ("evaluate", config.evaluation)):
+    for verb, folder in (("generate", config.generated), ("judge", config.judgement)):
         if Path(folder, "config.yaml").exists():
             lines.append(f"magvit {verb} {shlex.quote(f'{folder}/config.yaml')}")
     own = {
         "runs": f"[{','.join(config.runs)}]",
         "generated": config.generated,
-        "evaluation": config.evaluation,
+        "judgement": config.judgement,
         "output": config.output,
     }
     return [*lines, f"magvit report {' '.join(shlex.quote(f'{key}={value}') for key, value in own.items())}"]

@@ -41,9 +41,9 @@ from magvit_scale.config.reading import (
 )
 from magvit_scale.config.results import (
     CompareResultsConfig,
-    EvaluateConfig,
     ExportConfig,
     GenerateConfig,
+    JudgeConfig,
     ReportConfig,
 )
 from magvit_scale.config.training import MAY_CHANGE, Granularity, OptimConfig, Precision, RunConfig
@@ -72,7 +72,6 @@ __all__ = [
     "DecodingConfig",
     "DiscriminatorConfig",
     "DoctorConfig",
-    "EvaluateConfig",
     "ExportConfig",
     "FetchWeightsConfig",
     "GenerateConfig",
@@ -82,6 +81,7 @@ __all__ = [
     "HealthRule",
     "InflateConfig",
     "Inflation",
+    "JudgeConfig",
     "LaunchConfig",
     "ListVideosConfig",
     "MovingShapesConfig",

@@ -27,8 +27,8 @@ class GenerateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """magvit evaluate: models on held-out clips -> results.json, every figure with its baseline."""
+class JudgeConfig:
+    """magvit judge: models on held-out clips -> results.json, every figure with its baseline."""
 
     tokenizer: str
     inflated: str | None = None
@@ -75,8 +75,8 @@ class ReportConfig:
     """Run folders whose metrics.jsonl is plotted."""
     generated: str
     """Output folder of `magvit generate`."""
-    evaluation: str
-    """Output folder of `magvit evaluate`."""
+    judgement: str
+    """Output folder of `magvit judge`."""
     output: str
     """The HTML file."""
     gate: Literal["fail", "warn"] = "fail"

@@ -62,8 +62,8 @@ class Samples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """results.json and reconstructions.npz of evaluate."""
+class Judgement:
+    """results.json and reconstructions.npz of judge."""
 
     results: Mapping[str, Any]
     panels: Mapping[str, Clips] = field(default_factory=dict)
@@ -106,21 +106,21 @@ def read_samples(folder: str | Path) -> Samples:
     return Samples(tasks=tasks, trajectories=trajectories, fps=int(arrays["fps"]))
 
 
-def read_evaluation(folder: str | Path) -> Evaluation:
+def read_judgement(folder: str | Path) -> Judgement:
     """Reads results.json and reconstructions.npz.
 
     Raises:
         Refusal: a file is missing, damaged or incomplete.
     """
-    hint = "run `magvit evaluate` first"
+    hint = "run `magvit judge` first"
     path, results_path = Path(folder) / "reconstructions.npz", Path(folder) / "results.json"
     results = _json(results_path, hint)
     if missing := {"protocol", "reconstruction", "gates"} - set(results):
-        raise Refusal(f"{results_path}: no {', '.join(sorted(missing))}; run `magvit evaluate` again")
+        raise Refusal(f"{results_path}: no {', '.join(sorted(missing))}; run `magvit judge` again")
     arrays = _arrays(path, ("original", "reconstruction", "label", "classes"), hint)
     names = {"original": "original", "reconstruction": "trained", "inflated": "inflated, untrained"}
     panels = {title: _clips(path, arrays, key) for key, title in names.items() if key in arrays}
-    return Evaluation(results=results, panels=panels, names=_class_names(path, arrays, "label"))
+    return Judgement(results=results, panels=panels, names=_class_names(path, arrays, "label"))
 
 
 def _task_samples(path: Path, arrays: Mapping[str, NDArray[Any]], task: Task) -> TaskSamples:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from magvit_scale.page.inputs import Evaluation, Run, Samples, Trajectory
+from magvit_scale.page.inputs import Judgement, Run, Samples, Trajectory
 from magvit_scale.page.pictures import enlargement, latent_grid, moving_picture, strips
 from magvit_scale.page.plots import curve, is_logarithmic, sorted_bars
 from magvit_scale.page.tables import number, table
@@ -40,9 +40,9 @@ def gates(results: Mapping[str, Any]) -> str:
     return table(["claim", "verdict", "measured", "baseline"], rows)
 
 
-def reconstructions(evaluation: Evaluation, fps: int) -> str:
+def reconstructions(judgement: Judgement, fps: int) -> str:
     """Originals beside what the tokenizer makes of them."""
-    return strips(evaluation.panels, evaluation.names, fps, RECONSTRUCTION_BYTES)
+    return strips(judgement.panels, judgement.names, fps, RECONSTRUCTION_BYTES)
 
 
 def tasks(samples: Samples) -> str:

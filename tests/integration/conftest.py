@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import list_videos, moving_shapes, write_shards
-from magvit_scale import evaluate, generate, inflate, precompute_tokens, report, train_commit, train_vqgan
+from magvit_scale import generate, inflate, judge, precompute_tokens, report, train_commit, train_vqgan
 from magvit_scale.training import distributed
 from tests.integration.nursery import Nursery
 from tests.integration.tiny_runs import TinyRuns, write_data
@@ -66,18 +66,18 @@ class Road:
         return [*self._models(), f"output={self.generated}", "samples_per_task=1", "clips.num_frames=8",
                 f"clips.shards={self.shards}", "clips.split=test", "decoding.num_steps=3", *CLIPS]  # fmt: skip
 
-    def evaluate(self) -> list[str]:
+    def judge(self) -> list[str]:
         tokens = [f"{split}_tokens={self.root}/tokens/{split}" for split in ("train", "test")]
         clips = ["clips.num_frames=8", f"clips.shards={self.shards}", "clips.split=test", *CLIPS]
         sizes = ["num_clips=4", "fvd_samples=2", "decoding.num_steps=2"]
-        return [*self._models(), f"inflated={self.inflated}", *tokens, *clips, *sizes, f"output={self.evaluation}"]
+        return [*self._models(), f"inflated={self.inflated}", *tokens, *clips, *sizes, f"output={self.judgement}"]
 
     def _models(self) -> list[str]:
         return [f"tokenizer={self.run_3d}/export", f"transformer={self.run_commit}/export"]
 
     def report(self, gate: str = "warn") -> list[str]:
         runs = ",".join(str(folder) for folder in (self.run_2d, self.run_3d, self.run_commit))
-        return [f"runs=[{runs}]", f"generated={self.generated}", f"evaluation={self.evaluation}", f"gate={gate}",
+        return [f"runs=[{runs}]", f"generated={self.generated}", f"judgement={self.judgement}", f"gate={gate}",
                 f"output={self.root}/report.html"]  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def run_all(road: Road) -> None:
         precompute_tokens.main(road.tokens(split))
     train_commit.main(road.commit())
     generate.main(road.generate())
-    evaluate.main(road.evaluate())
+    judge.main(road.judge())
     report.main(road.report())
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from magvit_scale.config import (
-    EvaluateConfig,
     GenerateConfig,
     InflateConfig,
+    JudgeConfig,
     LaunchConfig,
     PrecomputeTokensConfig,
     TrainCommitConfig,
@@ -24,7 +24,7 @@ SCHEMAS: dict[str, type] = {
     "precompute": PrecomputeTokensConfig,
     "commit": TrainCommitConfig,
     "generate": GenerateConfig,
-    "evaluate": EvaluateConfig,
+    "judge": JudgeConfig,
 }
 VERBS = {
     "train-vqgan": "vqgan",
@@ -45,7 +45,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "precompute": {"tokenizer": "x", "output": "x"} | CLIPS,
     "commit": RUN | {"tokens": "x", "tokenizer": "x"},
     "generate": {"tokenizer": "x", "transformer": "x", "output": "x"} | CLIPS,
-    "evaluate": dict.fromkeys(("tokenizer", "transformer", "train_tokens", "test_tokens", "output"), "x") | CLIPS,
+    "judge": dict.fromkeys(("tokenizer", "transformer", "train_tokens", "test_tokens", "output"), "x") | CLIPS,
 }
 """What a file may leave to the command line."""
 

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from magvit_scale import evaluate, precompute_tokens, report, train_commit
+from magvit_scale import judge, precompute_tokens, report, train_commit
 from magvit_scale.commit.tasks import SPECS, canvases_of
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import TASKS, OptimConfig, TrainCommitConfig, TrainVQGANConfig, load
@@ -210,8 +210,8 @@ def test_one_clip_is_generated_per_task(road: Road) -> None:
 
 
 def test_the_evaluation_says_what_was_measured_and_on_what(road: Road) -> None:
-    assert names(road.evaluation) == ["config.yaml", "reconstructions.npz", "results.json"]
-    results = json.loads((road.evaluation / "results.json").read_text())
+    assert names(road.judgement) == ["config.yaml", "reconstructions.npz", "results.json"]
+    results = json.loads((road.judgement / "results.json").read_text())
     assert results["models"] == {"tokenizer": hash_model(road.run_3d / "export"),
                                  "transformer": hash_model(road.run_commit / "export")}  # fmt: skip
     protocol = results["protocol"]
@@ -230,7 +230,7 @@ def test_the_evaluation_says_what_was_measured_and_on_what(road: Road) -> None:
         is_better = gate["value"] > gate["baseline"] if gate["higher_is_better"] else gate["value"] < gate["baseline"]
         assert gate["passed"] == is_better
     assert [gate["id"] for gate in results["gates"]] == ["a", "b", "c", "d"]
-    with np.load(road.evaluation / "reconstructions.npz", allow_pickle=False) as arrays:
+    with np.load(road.judgement / "reconstructions.npz", allow_pickle=False) as arrays:
         assert {key: arrays[key].shape for key in ("original", "reconstruction", "inflated")} == dict.fromkeys(
             ("original", "reconstruction", "inflated"), (4, 8, 32, 32, 3)
         )
@@ -244,13 +244,13 @@ def test_the_report_is_one_self_contained_page_with_ten_tasks(road: Road) -> Non
     tasks = page[page.index('<section id="tasks">') : page.index('<section id="decoding">')]
     assert [task for task in TASKS if SPECS[task].title.lower() not in tasks.lower() and f">{task}<" not in tasks] == []
     assert tasks.count("data:image/") >= len(TASKS)
-    for anchor in ("gates", "reconstructions", "decoding", "training", "codebook", "evaluation", "reproduce"):
+    for anchor in ("gates", "reconstructions", "decoding", "training", "codebook", "figures", "reproduce"):
         assert f'<section id="{anchor}">' in page
     assert "untrained" in page.lower()
 
 
 def test_the_report_ends_non_zero_where_a_gate_failed_and_writes_its_page_first(road: Road) -> None:
-    gates = json.loads((road.evaluation / "results.json").read_text())["gates"]
+    gates = json.loads((road.judgement / "results.json").read_text())["gates"]
     failed = [gate["id"] for gate in gates if not gate["passed"]]
     assert failed, "no gate failed after six steps: the gates can be fooled"
     page = road.root / "report.html"
@@ -281,8 +281,8 @@ def test_the_other_conditionings_train_show_and_are_evaluated(road: Road, tmp_pa
     train_commit.main([*run, "run.steps=3"])
     saved = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
     assert saved["conditioning"] == conditioning
-    folders = [f"train_tokens={tokens['train']}", f"test_tokens={tokens['test']}", f"output={tmp_path / 'evaluation'}"]
-    evaluate.main([*road.evaluate(), f"transformer={tmp_path / 'run'}/export", *folders, "tasks=[OPH]"])
-    results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    folders = [f"train_tokens={tokens['train']}", f"test_tokens={tokens['test']}", f"output={tmp_path / 'judgement'}"]
+    judge.main([*road.judge(), f"transformer={tmp_path / 'run'}/export", *folders, "tasks=[OPH]"])
+    results = json.loads((tmp_path / "judgement" / "results.json").read_text())
     assert set(results["cross_entropy"]) == set(results["frechet"]) == {"OPH"}
     assert [gate["id"] for gate in results["gates"]] == ["a", "b", "c"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from magvit_scale import cli, evaluate, generate, inflate, precompute_tokens, report, train_commit, train_vqgan
+from magvit_scale import cli, generate, inflate, judge, precompute_tokens, report, train_commit, train_vqgan
 from magvit_scale.config import Refusal
 from magvit_scale.data.token_shards import TokenShards
 from tests.integration.conftest import Road, bytes_of
@@ -58,8 +58,8 @@ def test_tokens_without_the_canvas_of_a_task(road: Road, tmp_path: Path) -> None
         said = refused(train_commit.main, [*road.commit(tmp_path / "run"), f"{key}={tokens}", "tasks=[FP,OPC]"])
         assert said.startswith(needed)
     assert not (tmp_path / "run").exists()
-    output = [f"test_tokens={tokens}", f"output={tmp_path / 'evaluation'}"]
-    assert refused(evaluate.main, [*road.evaluate(), *output, "tasks=[OPC]"]).startswith(needed)
+    output = [f"test_tokens={tokens}", f"output={tmp_path / 'judgement'}"]
+    assert refused(judge.main, [*road.judge(), *output, "tasks=[OPC]"]).startswith(needed)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_run_folder_of_another_config(road: Road, program: Program, run: str, 
         (precompute_tokens.main, "view=1"),
         (inflate.main, "modus=central"),
         (generate.main, "decoding.steps=1"),
-        (evaluate.main, "number=1"),
+        (judge.main, "number=1"),
         (report.main, "gates=warn"),
     ],
 )
@@ -104,8 +104,8 @@ def test_a_missing_folder_of_each_kind(road: Road, tmp_path: Path) -> None:
                                                                          f"output={tmp_path / 'out'}"])  # fmt: skip
     assert f"{gone}: no config.json" in refused(inflate.main, [*road.inflate(), f"source={gone}", f"output={gone}"])
     assert f"{gone}" in refused(generate.main, [*road.generate(), f"transformer={gone}", f"output={tmp_path / 'g'}"])
-    assert f"{gone}" in refused(evaluate.main, [*road.evaluate(), f"test_tokens={gone}", f"output={tmp_path / 'e'}"])
-    assert f"{gone}" in refused(report.main, [*road.report(), f"evaluation={gone}"])
+    assert f"{gone}" in refused(judge.main, [*road.judge(), f"test_tokens={gone}", f"output={tmp_path / 'e'}"])
+    assert f"{gone}" in refused(report.main, [*road.report(), f"judgement={gone}"])
 
 
 def test_a_model_of_the_wrong_kind(road: Road, tmp_path: Path) -> None:

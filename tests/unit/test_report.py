@@ -58,7 +58,7 @@ def write_samples(folder: Path, **changes: Any) -> None:
     np.savez(folder / "samples.npz", **arrays)
 
 
-def write_evaluation(folder: Path, results: dict[str, Any]) -> None:
+def write_judgement(folder: Path, results: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     panels = {name: clips(2) for name in ("original", "reconstruction", "inflated")}
     np.savez(folder / "reconstructions.npz", label=np.array([0, 1]), classes=np.array(["fall", "spin & go"]), **panels)
@@ -92,8 +92,8 @@ def arguments(tmp_path: Path) -> list[str]:
     lines = [json.dumps({"step": step, "time": 0.0, "loss/mask": 3.0 / (step + 1)}) for step in range(40)]
     write_run(tmp_path / "commit", lines, "tokens: elsewhere\n")
     write_samples(tmp_path / "generated")
-    write_evaluation(tmp_path / "evaluation", full_results(GATES[:1]))
-    folders = {"generated": "generated", "evaluation": "evaluation", "output": "page/report.html"}
+    write_judgement(tmp_path / "judgement", full_results(GATES[:1]))
+    folders = {"generated": "generated", "judgement": "judgement", "output": "page/report.html"}
     return [f"runs=[{tmp_path}/commit]", *(f"{key}={tmp_path}/{value}" for key, value in folders.items())]
 
 
@@ -173,7 +173,7 @@ def test_passed_gates_are_printed(arguments: list[str], capsys: pytest.CaptureFi
 def test_a_failed_gate_ends_the_program_after_the_page(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_evaluation(tmp_path / "evaluation", full_results(GATES))
+    write_judgement(tmp_path / "judgement", full_results(GATES))
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     page = tmp_path / "page" / "report.html"
@@ -186,7 +186,7 @@ def test_a_failed_gate_ends_the_program_after_the_page(
 def test_optional_parts_are_absent(arguments: list[str], tmp_path: Path) -> None:
     write_samples(tmp_path / "generated", **{"trajectory/FP/clips": None, "trajectory/FP/fixed": None})
     results = full_results(GATES[:1])
-    write_evaluation(tmp_path / "evaluation", {key: results[key] for key in ("protocol", "reconstruction", "gates")})
+    write_judgement(tmp_path / "judgement", {key: results[key] for key in ("protocol", "reconstruction", "gates")})
     main(arguments)
     found = outline(tmp_path / "page" / "report.html")
     assert not {"Decoding, step by step", "Codebook", "Fréchet distance", "Masked-token cross-entropy"} & set(
@@ -198,8 +198,8 @@ def test_optional_parts_are_absent(arguments: list[str], tmp_path: Path) -> None
     ("missing", "message"),
     [
         ("generated/samples.npz", "samples.npz: not there; run `magvit generate` first"),
-        ("evaluation/results.json", "results.json: not there; run `magvit evaluate` first"),
-        ("evaluation/reconstructions.npz", "reconstructions.npz: not there"),
+        ("judgement/results.json", "results.json: not there; run `magvit judge` first"),
+        ("judgement/reconstructions.npz", "reconstructions.npz: not there"),
         ("commit/metrics.jsonl", "metrics.jsonl: not there; run the training stage first"),
         ("commit/config.yaml", "config.yaml: not there"),
     ],
@@ -231,10 +231,10 @@ def test_wrong_samples_are_refused(arguments: list[str], tmp_path: Path, changes
 
 
 def test_damaged_results_are_refused(arguments: list[str], tmp_path: Path) -> None:
-    (tmp_path / "evaluation" / "results.json").write_text('{"gates": [')
+    (tmp_path / "judgement" / "results.json").write_text('{"gates": [')
     with pytest.raises(Refusal, match=r"results\.json: not JSON"):
         main(arguments)
-    (tmp_path / "evaluation" / "results.json").write_text("{}")
+    (tmp_path / "judgement" / "results.json").write_text("{}")
     with pytest.raises(Refusal, match="no gates, protocol, reconstruction"):
         main(arguments)
     (tmp_path / "generated" / "samples.npz").write_bytes(b"PK\x03\x04 half a file")

@@ -1,4 +1,4 @@
-"""Models on held-out clips -> results.json, every figure beside the baseline that it must beat: `magvit evaluate
+"""Models on held-out clips -> results.json, every figure beside the baseline that it must beat: `magvit judge
 CONFIG...`.
 
 Also writes reconstructions.npz for the report. One process.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from magvit_scale.commit.condition import fixed_mask
 from magvit_scale.commit.validation import draw_validation_masks, masked_cross_entropy
-from magvit_scale.config import EvaluateConfig, Task, dump, parse
+from magvit_scale.config import JudgeConfig, Task, dump, parse
 from magvit_scale.data.clips import held_out_clips, to_frames, to_unit_range
 from magvit_scale.data.sources import open_clips
 from magvit_scale.data.token_shards import TokenShards
@@ -40,22 +40,22 @@ WITHOUT_EFFECT = ("num_workers", "cache", "cache_gb")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluates reconstruction, codebook, cross-entropies and generation."""
-    config = parse(EvaluateConfig, argv)
+    """Judges reconstruction, codebook, cross-entropies and generation."""
+    config = parse(JudgeConfig, argv)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     dump(config, output / "config.yaml")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipeline = MagvitPipeline.from_pretrained(config.tokenizer, config.transformer, device)
     clips, labels = load_clips(config, device)
-    reconstruction, shown = evaluate_reconstruction(config, pipeline.tokenizer, clips)
+    reconstruction, shown = judge_reconstruction(config, pipeline.tokenizer, clips)
     results = {
         "protocol": describe_protocol(config, len(clips)),
         "not_comparable": NOT_COMPARABLE,
         "models": {"tokenizer": hash_model(config.tokenizer), "transformer": hash_model(config.transformer)},
         "reconstruction": reconstruction,
-        **evaluate_tokens(config, pipeline),
-        "frechet": evaluate_generation(config, pipeline, clips, labels),
+        **judge_tokens(config, pipeline),
+        "frechet": judge_generation(config, pipeline, clips, labels),
     }
     results["gates"] = judge(results)
     names = np.array(open_clips(config.clips).classes)
@@ -65,14 +65,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_json(output / "results.json", results)
 
 
-def load_clips(config: EvaluateConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+def load_clips(config: JudgeConfig, device: torch.device) -> tuple[Tensor, Tensor]:
     """Held-out clips 'n 3 t h w' in [0, 1] and labels 'n'."""
     batches = list(held_out_clips(config.clips, num_clips=config.num_clips, batch_size=config.batch_size))
     clips = torch.cat([to_unit_range(batch["clip"]) for batch in batches])
     return clips.to(device), torch.cat([batch["label"] for batch in batches]).to(device)
 
 
-def describe_protocol(config: EvaluateConfig, num_clips: int) -> dict[str, Any]:
+def describe_protocol(config: JudgeConfig, num_clips: int) -> dict[str, Any]:
     """What a figure must carry to be compared: everything that decides it except the models."""
     facts = {
         "id": PROTOCOL,
@@ -87,8 +87,8 @@ def describe_protocol(config: EvaluateConfig, num_clips: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def evaluate_reconstruction(
-    config: EvaluateConfig, tokenizer: VQGAN, clips: Tensor
+def judge_reconstruction(
+    config: JudgeConfig, tokenizer: VQGAN, clips: Tensor
 ) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
     """Scores of the trained tokenizer, the inflated un-trained one and the clip's mean image; and clips to look at."""
     networks = {"trained": tokenizer}
@@ -106,7 +106,7 @@ def evaluate_reconstruction(
     return results, {name: to_frames(clip[:NUM_SHOWN_CLIPS]) for name, clip in shown.items()}
 
 
-def evaluate_tokens(config: EvaluateConfig, pipeline: MagvitPipeline) -> dict[str, Any]:
+def judge_tokens(config: JudgeConfig, pipeline: MagvitPipeline) -> dict[str, Any]:
     """Codebook use, and cross-entropy of masked held-out tokens beside what frequency tables of the training set
     reach.
     """
@@ -140,9 +140,7 @@ def _all_tokens(shards: TokenShards) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def evaluate_generation(
-    config: EvaluateConfig, pipeline: MagvitPipeline, clips: Tensor, labels: Tensor
-) -> dict[str, float]:
+def judge_generation(config: JudgeConfig, pipeline: MagvitPipeline, clips: Tensor, labels: Tensor) -> dict[str, float]:
     """Frechet distance between real and generated clips, per task."""
     features = RandomFeatures().to(clips.device)
     clips, labels = clips[: config.fvd_samples], labels[: config.fvd_samples]
@@ -151,7 +149,7 @@ def evaluate_generation(
     real = FeatureStatistics(features.num_features)
     real.update(features(clips))
     distances: dict[str, float] = {}
-    for task in progress(config.tasks, "evaluate generation", len(config.tasks), unit="task"):
+    for task in progress(config.tasks, "judge generation", len(config.tasks), unit="task"):
         made = FeatureStatistics(features.num_features)
         pairs = zip(clips.split(config.batch_size), labels.split(config.batch_size), strict=True)
         for index, (part, classes) in enumerate(pairs):
