@@ -141,7 +141,7 @@ def test_page_is_whole_self_contained_and_repeatable(arguments: list[str], tmp_p
         "Central outpainting",
         "Decoding, step by step",
         "Codebook",
-        "Evaluation",
+        "Figures",
     ):
         assert heading in found.headings
     assert found.images == 2 + 2 * len(TASKS) + 4  # reconstructions, tasks, decoding steps
