@@ -17,6 +17,10 @@ VERBS = {
     "train-commit": ("magvit_scale.train_commit", "token shards -> transformer for all ten tasks"),
     "export": ("magvit_scale.export", "a checkpoint of a run -> model folders"),
     "generate": ("magvit_scale.generate", "task, condition clip and class -> videos"),
+    "evaluate": (
+        "magvit_scale.evaluate",
+        "models by a protocol -> FVD, IS, PSNR, SSIM, LPIPS with their conditions",
+    ),
     "judge": ("magvit_scale.judge", "models on held-out clips -> claims, each beside the baseline that it must beat"),
     "compare-results": (
         "magvit_scale.compare_results",

@@ -13,6 +13,7 @@ from typing import Any
 from magvit_scale.config import CompareResultsConfig, Refusal, parse
 from magvit_scale.metrics.protocols import PROTOCOLS
 from magvit_scale.metrics.results import Figure, Result, read_result, refuse_unlike, unlike_published
+from magvit_scale.progress import aligned
 
 NAMES = ("ours", "theirs")
 
@@ -45,23 +46,27 @@ def _lines(results: dict[str, Result]) -> Iterator[str]:
     ours = next(iter(results.values()))
     yield f"protocol {ours.protocol} {ours.protocol_hash[:12]}"
     yield from (f"{name}: {sha}" for name, sha in sorted(ours.weights.items()))
+    yield ""
     names = [name for name in ours.figures if all(name in result.figures for result in results.values())]
-    for name in names:
-        figures = [result.figures[name] for result in results.values()]
-        yield ""
-        yield from (f"{name:<28}{_show(figure):<20}{path}" for path, figure in zip(results, figures, strict=True))
-        if len(figures) > 1:
-            yield f"{'':<28}{figures[1].mean - figures[0].mean:<+20.4g}difference"
-        yield from _published(results, name)
+    yield from aligned([row for name in names for row in _rows(results, name)])
     yield ""
     yield from _remarks(results)
+
+
+def _rows(results: dict[str, Result], name: str) -> Iterator[tuple[str, str, str]]:
+    """Figure, value, whose it is."""
+    figures = [result.figures[name] for result in results.values()]
+    yield from ((name, _show(figure), path) for path, figure in zip(results, figures, strict=True))
+    if len(figures) > 1:
+        yield "", f"{figures[1].mean - figures[0].mean:+.4g}", "difference"
+    yield from _published(results, name)
 
 
 def _show(figure: Figure) -> str:
     return f"{figure.mean:.5g}" + (f" +- {figure.spread:.2g}" if len(figure.folds) > 1 else "")
 
 
-def _published(results: dict[str, Result], name: str) -> Iterator[str]:
+def _published(results: dict[str, Result], name: str) -> Iterator[tuple[str, str, str]]:
     """What papers print, where every result may stand beside it."""
     ours = next(iter(results.values()))
     if not _is_known(ours) or not all(result.comparable for result in results.values()):
@@ -69,7 +74,7 @@ def _published(results: dict[str, Result], name: str) -> Iterator[str]:
     for entry in PROTOCOLS[ours.protocol].published:
         if entry.figure == name:
             value = f"{entry.value:g}" + (f" +- {entry.spread:g}" if entry.spread is not None else "")
-            yield f"{'':<28}{value:<20}{entry.model} ({entry.source})"
+            yield "", value, f"{entry.model} ({entry.source})"
 
 
 def _is_known(result: Result) -> bool:

@@ -41,6 +41,7 @@ from magvit_scale.config.reading import (
 )
 from magvit_scale.config.results import (
     CompareResultsConfig,
+    EvaluateConfig,
     ExportConfig,
     GenerateConfig,
     JudgeConfig,
@@ -72,6 +73,7 @@ __all__ = [
     "DecodingConfig",
     "DiscriminatorConfig",
     "DoctorConfig",
+    "EvaluateConfig",
     "ExportConfig",
     "FetchWeightsConfig",
     "GenerateConfig",

@@ -170,9 +170,14 @@ def _build(schema: type[Config], values: Any) -> Config:
 def _build_value(hint: Any, value: Any) -> Any:
     if is_dataclass(hint):
         return _build(hint, value)  # type: ignore[arg-type]
-    if get_origin(hint) is dict and is_dataclass(entry := get_args(hint)[1]):
-        return {name: _build(entry, part) for name, part in value.items()}  # type: ignore[arg-type]
-    return tuple(value) if isinstance(value, list) else value
+    entry = next((part for part in get_args(hint) if is_dataclass(part)), None)
+    if entry is not None and isinstance(value, dict):
+        if get_origin(hint) is dict:
+            return {name: _build(entry, part) for name, part in value.items()}  # type: ignore[arg-type]
+        return _build(entry, value)  # type: ignore[arg-type]
+    if isinstance(value, list):
+        return tuple(_build(entry, part) if entry else part for part in value)  # type: ignore[arg-type]
+    return value
 
 
 def _first_lines(error: Exception) -> str:

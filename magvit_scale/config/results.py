@@ -1,7 +1,7 @@
 """What is made of trained models: videos, figures, a page."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from magvit_scale.config.commit import TASKS, DecodingConfig, Task
 from magvit_scale.config.data import ClipsConfig
@@ -50,6 +50,46 @@ class JudgeConfig:
     decoding: DecodingConfig = DecodingConfig()
     batch_size: int = 16
     seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """magvit evaluate: models by a protocol -> a result file, with everything that its figures hang on.
+
+    `magvit evaluate CONFIG... --watch RUN` evaluates the checkpoints of a training run as they appear;
+    `magvit evaluate --compare OURS.json [THEIRS.json]` is `magvit compare-results`.
+    """
+
+    protocol: str
+    """Name of a protocol (docs/protocols.md), or a YAML file with one of your own."""
+    tokenizer: str | None = None
+    """Export folder of a 3D VQGAN; null: that of the run that is watched."""
+    transformer: str | None = None
+    """Export folder of a transformer; null: that of the run that is watched, or no task but reconstruction."""
+    shards: str
+    """Clip shards of the protocol's data set; with videos of the real clips' split, which is never trained on unless
+    the protocol says so."""
+    output: str | None = None
+    """Folder that receives PROTOCOL.json; null with `watch`: evaluation/ in the run."""
+    statistics: str | None = None
+    """Folder of the real sets' feature statistics, computed once for each protocol, data set and network; null: the
+    folder `real` in the output."""
+    tasks: tuple[str, ...] = ()
+    """Of the protocol's; none takes all that the models can do."""
+    networks: Literal["protocol", "random"] = "protocol"
+    """`random`: untrained ones, for trials without weights; the figures are comparable with nothing."""
+    decoding: dict[str, Any] = field(default_factory=dict)
+    """Keys of DecodingConfig in which the sampler differs from the protocol's, as decoding.num_steps=24."""
+    batch_size: int = 16
+    """Clips of one forward pass, per rank. Decides no figure but for rounding."""
+    num_workers: int = 2
+    """Loader processes per rank."""
+    seed: int | None = None
+    """Of the choice of real clips and of the sampling; null takes the protocol's."""
+    watch: str | None = None
+    """Run folder of train-vqgan or train-commit: each new checkpoint is evaluated once, until the last step's."""
+    watch_every_s: float = 60
+    """Seconds from one look at the run to the next."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ official score has the same ones. TGANv2 maps [-1, 1] to 0..256, the official sc
 Axes: `b c t h w`.
 """
 
+import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from magvit_scale.config import Refusal
 from magvit_scale.precision import full_float32
 from magvit_scale.pretrained import fill
-from magvit_scale.weights import find_weights
+from magvit_scale.weights import expected_sha256, find_weights
 
 NUM_FRAMES = 16
 SIZE_PX = 112
@@ -104,12 +106,43 @@ class C3D(nn.Module):
         return rearrange(frames, "(b t) c h w -> b c t h w", b=len(clip)) * 255 - self.mean
 
 
-def load_c3d() -> C3D:
-    """The classifier from the folder of MAGVIT_WEIGHTS, on the CPU.
+class ScriptedC3D(nn.Module):
+    """The network of `c3d-ts` as its file has it: its mean is inside, and it gives probabilities. Frozen."""
+
+    def __init__(self, network: torch.jit.ScriptModule) -> None:
+        """`network`: `b 3 16 h w` in 0..255 -> probabilities `b 101`."""
+        super().__init__()
+        self.network = network.eval()
+
+    @classmethod
+    def from_file(cls, path: str | Path, sha256: str | None) -> "ScriptedC3D":
+        """Loads c3d_ucf101.pt onto the CPU.
+
+        A TorchScript is code, so its hash is checked first, on the very bytes that are then loaded.
+
+        Raises:
+            Refusal: it is not the file with this hash.
+        """
+        content = Path(path).read_bytes()
+        if (found := hashlib.sha256(content).hexdigest()) != sha256:
+            raise Refusal(f"{path}: sha256 {found}, expected {sha256} of c3d-ts; a TorchScript is code and is not run")
+        return cls(torch.jit.load(io.BytesIO(content), map_location="cpu"))
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """As `C3D.forward`, but logarithms of probabilities; minus infinity where one is 0."""
+        _refuse_other_clips(clip)
+        with full_float32(clip):
+            return self.network(clip * 255).log()
+
+
+def load_classifier(name: str) -> C3D | ScriptedC3D:
+    """The classifier `c3d-chainer` or `c3d-ts` from the folder of MAGVIT_WEIGHTS, on the CPU.
 
     Raises:
-        Refusal: one of its two files is missing or another one.
+        Refusal: one of its files is missing or another one.
     """
+    if name == "c3d-ts":
+        return ScriptedC3D.from_file(find_weights(name), expected_sha256(name))
     return C3D.from_files(find_weights("c3d-chainer"), find_weights("c3d-chainer-mean"))
 
 

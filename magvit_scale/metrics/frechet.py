@@ -5,6 +5,7 @@ they are comparable with no paper, and every result that uses them says so.
 """
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -56,6 +57,18 @@ class FeatureStatistics:
         self.scatter = self.scatter + other.scatter + torch.outer(shift, shift) * (self.count * other.count / total)
         self.mean = self.mean + shift * (other.count / total)
         self.count = total
+
+    def join(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
+        """Becomes the statistics of what all ranks have seen, by sums alone. Collective: every rank must call.
+
+        Args:
+            sum_over_ranks: the sum of a float64 tensor over all ranks.
+        """
+        count, mean = self.count, self.mean
+        self.count = int(sum_over_ranks(torch.tensor(count, dtype=torch.float64)))
+        self.mean = sum_over_ranks(mean * count) / max(self.count, 1)
+        shift = mean - self.mean
+        self.scatter = sum_over_ranks(self.scatter + torch.outer(shift, shift) * count)
 
     def covariance(self, divisor: Divisor = "n-1") -> Tensor:
         """Covariance, `d d` float64.

@@ -5,6 +5,8 @@ Its value depends on how many clips a group holds: a perfect generator of UCF-10
 in circulation.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -52,6 +54,12 @@ class InceptionScores:
         self.counts += other.counts
         self.probabilities += other.probabilities
         self.negative_entropies += other.negative_entropies
+
+    def join(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
+        """Becomes the sums of all ranks. Collective: every rank must call."""
+        self.counts = sum_over_ranks(self.counts)
+        self.probabilities = sum_over_ranks(self.probabilities)
+        self.negative_entropies = sum_over_ranks(self.negative_entropies)
 
     def scores(self) -> Tensor:
         """The score of each group, `g` float64 in [1, k].

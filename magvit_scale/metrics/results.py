@@ -45,6 +45,8 @@ class Result:
     decoding: dict[str, Any]
     """Fields of the `DecodingConfig` that was used; empty for reconstructions."""
     seeds: dict[str, int]
+    data: dict[str, Any]
+    """Fingerprint of the clip shards, their encoding and the short side of their frames."""
     figures: dict[str, Figure]
     """`TASK/METRIC`: FVD, decibels, or as the metric has it."""
     git: dict[str, Any]
@@ -67,6 +69,7 @@ def build_result(
     models: Mapping[str, str],
     decoding: DecodingConfig | None,
     seeds: Mapping[str, int],
+    data: Mapping[str, Any],
     device: str,
 ) -> Result:
     """The record of a finished evaluation. One rank.
@@ -78,6 +81,7 @@ def build_result(
         models: see `Result`.
         decoding: the one that was used; null for reconstructions.
         seeds: of the clips and of the generation, by name.
+        data: see `Result`.
         device: in words.
 
     Raises:
@@ -94,6 +98,7 @@ def build_result(
         models=dict(models),
         decoding=asdict(decoding) if decoding else {},
         seeds=dict(seeds),
+        data=dict(data),
         figures={name: _figure(values) for name, values in folds.items()},
         git=git_state(),
         machine=machine(device),

@@ -73,11 +73,6 @@ def split_over_ranks(num_clips: int, rank: int, world_size: int) -> range:
     return range(rank, num_clips, world_size)
 
 
-def fold_of(place: int, protocol: Protocol, task: str = "") -> int:
-    """The fold of a place in the list of real clips."""
-    return place // protocol.real_clips(task).num_clips
-
-
 def _select(
     real: RealClips, videos: Numbers, lengths: Numbers, span: int, wanted: int, words: np.random.Philox
 ) -> list[RealClip]:

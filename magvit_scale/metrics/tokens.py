@@ -93,9 +93,15 @@ def table_cross_entropy(table: Tensor, tokens: Tensor, where: Tensor | None = No
 def codebook_use(token_ids: Tensor, codebook_size: int) -> CodebookUse:
     """Counts the codes among `token_ids`, integers of any shape in [0, codebook_size)."""
     counts = torch.bincount(token_ids.flatten().long(), minlength=codebook_size)
+    used, perplexity = used_and_perplexity(counts)
+    return CodebookUse(used=used, perplexity=perplexity, counts=counts)
+
+
+def used_and_perplexity(counts: Tensor) -> tuple[float, float]:
+    """Share of the codes that occur, and exp of the entropy of their frequencies, from occurrences 'k'."""
     frequencies = counts.double() / counts.sum().clamp(min=1)
     entropy = -torch.xlogy(frequencies, frequencies).sum()
-    return CodebookUse(used=(counts > 0).double().mean().item(), perplexity=entropy.exp().item(), counts=counts)
+    return (counts > 0).double().mean().item(), entropy.exp().item()
 
 
 def _position_counts(tokens: Tensor, codebook_size: int) -> Tensor:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from magvit_scale.config import (
+    EvaluateConfig,
     GenerateConfig,
     InflateConfig,
     JudgeConfig,
@@ -13,6 +14,7 @@ from magvit_scale.config import (
     TrainVQGANConfig,
     load,
 )
+from magvit_scale.metrics.protocol import Protocol
 
 ROOT = Path(__file__).parents[2] / "configs"
 FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.yaml"))
@@ -24,7 +26,9 @@ SCHEMAS: dict[str, type] = {
     "precompute": PrecomputeTokensConfig,
     "commit": TrainCommitConfig,
     "generate": GenerateConfig,
+    "evaluate": EvaluateConfig,
     "judge": JudgeConfig,
+    "protocol": Protocol,
 }
 VERBS = {
     "train-vqgan": "vqgan",
@@ -32,6 +36,7 @@ VERBS = {
     "precompute-tokens": "precompute",
     "train-commit": "commit",
     "generate": "generate",
+    "evaluate": "evaluate",
 }
 CLIPS = {"clips": {"shards": "x"}}
 RUN = {"run": {"folder": "x", "steps": 1, "global_batch_size": 1}}
@@ -45,6 +50,8 @@ GIVEN: dict[str, dict[str, Any]] = {
     "precompute": {"tokenizer": "x", "output": "x"} | CLIPS,
     "commit": RUN | {"tokens": "x", "tokenizer": "x"},
     "generate": {"tokenizer": "x", "transformer": "x", "output": "x"} | CLIPS,
+    "evaluate": {"protocol": "x", "shards": "x"},
+    "protocol": {},
     "judge": dict.fromkeys(("tokenizer", "transformer", "train_tokens", "test_tokens", "output"), "x") | CLIPS,
 }
 """What a file may leave to the command line."""

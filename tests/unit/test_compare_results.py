@@ -28,6 +28,7 @@ def result_of(
         models={},
         decoding=decoding or protocol.decoding,
         seeds={},
+        data={"shards": "0f"},
         device="cpu",
     )
 

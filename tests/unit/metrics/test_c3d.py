@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from magvit_scale.config import Refusal
 from magvit_scale.metrics import c3d as module
-from magvit_scale.metrics.c3d import C3D, load_c3d
+from magvit_scale.metrics.c3d import C3D, load_classifier
 from magvit_scale.weights import WEIGHTS, pin
 
 Arrays = dict[str, NDArray[Any]]
@@ -149,9 +149,9 @@ def test_it_is_found_by_its_names_once_both_files_are_pinned(
     paths = write(tmp_path, random_arrays(), random_mean())
     pin("c3d-chainer", hashlib.sha256(paths[0].read_bytes()).hexdigest())
     with pytest.raises(Refusal, match=r"c3d-chainer-mean: .*mean2.npz is not pinned"):
-        load_c3d()
+        load_classifier("c3d-chainer")
     pin("c3d-chainer-mean", hashlib.sha256(paths[1].read_bytes()).hexdigest())
-    network = load_c3d()
+    network = load_classifier("c3d-chainer")
     assert isinstance(network, nn.Module)
     assert not any(parameter.requires_grad for parameter in network.parameters())
 

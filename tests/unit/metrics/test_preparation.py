@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from magvit_scale.metrics.preparation import prepare, quantise
+from magvit_scale.config import Refusal
+from magvit_scale.metrics.preparation import fit, prepare, quantise
 from magvit_scale.metrics.protocol import Resize
 from magvit_scale.metrics.protocols import PROTOCOLS
 from magvit_scale.metrics.resize import resize_tf1
@@ -60,7 +62,53 @@ def test_the_long_side_is_cropped_from_its_middle() -> None:
     assert (found[0, 0, 0, 0] * 32).tolist() == [8, 10, 12, 14, 16, 18, 20, 22]
 
 
-def test_rules_of_the_data_are_none_of_the_features() -> None:
-    step = Resize(size_px=8, rule="lanczos")
-    with pytest.raises(ValueError, match="lanczos"):
+def test_a_smoothing_tf1_rule_is_nobodys() -> None:
+    step = Resize(size_px=8, rule="tf1", antialias=True)
+    with pytest.raises(ValueError, match="tf1 with smoothing"):
         prepare(clips_of(16), replace(PROTOCOLS["magvit-ucf101-cg"], feature_resize=(step,)))
+
+
+def frames_of(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+
+
+def test_stored_frames_of_the_models_size_stay_as_they_are() -> None:
+    frames = frames_of(128, 128)
+    fitted = fit(frames, PROTOCOLS["magvit-ucf101-cg"])
+    assert fitted.shape == (3, 2, 128, 128)
+    assert torch.equal((fitted * 255).round().byte(), torch.from_numpy(frames).permute(3, 0, 1, 2))
+
+
+def test_larger_frames_are_resized_by_their_short_side_and_cropped_at_their_place() -> None:
+    frames = frames_of(240, 320)
+    frames[:, :, 161:] = 200  # the right half, at every height
+    left, middle, right = (fit(frames, PROTOCOLS["magvit-k600-fp5"], place) for place in (0.0, 0.5, 1.0))
+    assert left.shape == (3, 2, 128, 128)
+    # 171 px wide after the resizing; the edge lies at 161 / 320 * 171 = 86 px, less the crop's first column.
+    for clip, first in ((left, 0), (middle, 21), (right, 43)):
+        is_grey = ((clip - 200 / 255).abs() < 1e-3).all(dim=(0, 1, 2))
+        assert int(is_grey.float().argmax()) == 87 - first
+        assert bool(is_grey[87 - first :].all())
+
+
+def test_lanczos_is_pillows_on_whole_grey_levels() -> None:
+    frames = frames_of(300, 400)
+    expected = np.asarray(Image.fromarray(frames[1]).resize((341, 256), Image.Resampling.LANCZOS))[:, 42:298]
+    fitted = fit(frames, PROTOCOLS["stylegan-v-2048"])
+    assert np.array_equal((fitted[:, 1] * 255).round().byte().permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "height", "width", "place", "words"),
+    [
+        ("magvit-ucf101-cg", 64, 86, 0.5, "stored frames of 86 x 64 px, expected a short side of 128 px or more"),
+        ("magvit-bair-fp", 128, 128, 0.5, "stored frames of 128 x 128 px, expected 64 x 64; write the shards with "
+                                          "size_px=64"),
+        ("magvit-k600-fp5", 128, 128, 0.0, "stored frames of 128 x 128 px, expected a long side, .* keep_aspect=true"),
+    ],
+)  # fmt: skip
+def test_frames_that_do_not_suit_a_protocol_are_refused(
+    name: str, height: int, width: int, place: float, words: str
+) -> None:
+    with pytest.raises(Refusal, match=words):
+        fit(frames_of(height, width), PROTOCOLS[name], place)

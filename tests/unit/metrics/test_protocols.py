@@ -14,6 +14,7 @@ HASHES = {
     "magvit-ucf101-cg": "1b697bce8b61",
     "magvit-bair-fp": "ddfba361e9fb",
     "magvit-bair-fp-debiased": "6e05d8609aa4",
+    "magvit-bair-mt8": "4a88864f0a2e",
     "magvit-k600-fp5": "4cb9901ed16c",
     "magvit-ssv2-mt10": "7800a86f06d4",
     "magvit-recon": "f315fdbeed60",
@@ -102,6 +103,7 @@ def test_samplers_are_the_papers() -> None:
         "magvit-ucf101-cg": (12, 4.5, "cosine"),
         "magvit-bair-fp": (12, 400.0, "exp"),
         "magvit-bair-fp-debiased": (12, 4.5, "cosine"),
+        "magvit-bair-mt8": (12, 4.5, "cosine"),
         "magvit-k600-fp5": (12, 7.5, "uniform"),
         "magvit-ssv2-mt10": (12, 4.5, "cosine"),
     }

@@ -36,6 +36,7 @@ def result_of(name: str = "magvit-ucf101-cg", **changes: Any) -> Result:
         "models": {"tokenizer": "cc", "transformer": "dd"},
         "decoding": DecodingConfig(),
         "seeds": {"clips": 0, "generation": 7},
+        "data": {"shards": "0f", "size_px": 128},
         "device": "cpu",
     }
     return build_result(PROTOCOLS[name], **(facts | changes))

@@ -1,0 +1,192 @@
+"""Models by a protocol -> a result file: `magvit evaluate CONFIG... [key=value ...] [--watch RUN]`.
+
+The protocol decides which real clips, how many generated ones, how both reach the feature network and what is
+computed; the result holds all of it with the hashes of models, weights and data. Runs alone, under torchrun or srun:
+every clip is one rank's. Nothing is written before everything is measured.
+"""
+
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from magvit_scale import compare_results
+from magvit_scale.config import DecodingConfig, EvaluateConfig, Refusal, Task, load, parse
+from magvit_scale.measuring import Networks, add_clips, figures, load_networks, new_tally
+from magvit_scale.metrics.protocol import Protocol, RealClips
+from magvit_scale.metrics.protocols import find_protocol
+from magvit_scale.metrics.results import Result, build_result, write_result
+from magvit_scale.metrics.selection import split_over_ranks
+from magvit_scale.metrics.tally import Tally
+from magvit_scale.pipeline import MagvitPipeline
+from magvit_scale.pretrained import hash_model
+from magvit_scale.progress import progress_bar
+from magvit_scale.real_set import RealSet
+from magvit_scale.training import distributed
+from magvit_scale.training.ranks import Ranks
+from magvit_scale.vqgan.autoencoder import VQGAN
+from magvit_scale.watching import watch
+
+RECONSTRUCTION = "reconstruction"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Evaluates; see the module's text. Collective: every rank must call."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--compare" in arguments:
+        compare_results.main([word for word in arguments if word != "--compare"])
+        return
+    if "--watch" in arguments[:-1]:
+        place = arguments.index("--watch")
+        arguments[place : place + 2] = [f"watch={arguments[place + 1]}"]
+    config = parse(EvaluateConfig, arguments)
+    ranks = distributed.start()
+    if config.watch is None:
+        evaluate(config, ranks)
+    else:
+        watch(config, ranks, evaluate)
+    distributed.stop()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What measures, and what is measured."""
+
+    config: EvaluateConfig
+    protocol: Protocol
+    ranks: Ranks
+    networks: Networks
+    tokenizer: VQGAN
+    pipeline: MagvitPipeline | None
+    decoding: DecodingConfig
+
+    @property
+    def seed(self) -> int:
+        """Of the choice of clips and of the sampling."""
+        return self.protocol.seed if self.config.seed is None else self.config.seed
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Of a tensor on the CPU. Collective."""
+        return distributed.sum_over_ranks(value.to(self.ranks.device)).cpu()
+
+
+def evaluate(config: EvaluateConfig, ranks: Ranks) -> Result:
+    """Measures, and writes PROTOCOL.json on the main rank. Collective.
+
+    Raises:
+        Refusal: protocol, models, data and weights do not go together, or a figure is not finite.
+    """
+    protocol = find_protocol(config.protocol)
+    tasks, output = choose_tasks(config, protocol), Path(config.output or "evaluation")
+    evaluation = open_evaluation(config, protocol, ranks)
+    folds: dict[str, list[float]] = {}
+    sets: dict[RealClips, RealSet] = {}
+    for task in tasks:
+        rule = protocol.real_clips(task)
+        if rule not in sets:
+            sets[rule] = RealSet.open(config, protocol, task, evaluation.seed)
+            sets[rule].measure(config, output / "real", evaluation.networks, ranks, evaluation.sum_over_ranks)
+        folds |= measure(evaluation, task, sets[rule])
+    result = build_result(
+        protocol,
+        folds=folds,
+        weights=evaluation.networks.weights,
+        models={kind: hash_model(folder) for kind, folder in folders_of(config).items()},
+        decoding=evaluation.decoding if evaluation.pipeline else None,
+        seeds=dict.fromkeys(("clips", "generation"), evaluation.seed),
+        data=sets[rule].facts(),
+        device=name_of(ranks.device),
+    )
+    if ranks.is_main:
+        path = output / f"{protocol.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_result(path, result)
+        sys.stdout.write(compare_results.compare({str(path): result}))
+    return result
+
+
+def choose_tasks(config: EvaluateConfig, protocol: Protocol) -> list[str]:
+    """The tasks that are asked for, or else all of the protocol's that the given models can do.
+
+    Raises:
+        Refusal: none, one that is not the protocol's, or a generating one without a transformer.
+    """
+    can_do = [task for task in protocol.tasks if task == RECONSTRUCTION or config.transformer]
+    tasks = list(config.tasks or can_do)
+    if strange := sorted(set(tasks) - set(protocol.tasks)):
+        raise Refusal(f"tasks={strange}: protocol {protocol.name} has {', '.join(protocol.tasks)}")
+    if not tasks or set(tasks) - set(can_do):
+        raise Refusal(f"protocol {protocol.name} generates ({', '.join(protocol.tasks)}); give transformer=FOLDER")
+    return tasks
+
+
+def open_evaluation(config: EvaluateConfig, protocol: Protocol, ranks: Ranks) -> Evaluation:
+    """Loads models and networks.
+
+    Raises:
+        Refusal: a folder holds no such model, or weights are missing or other ones.
+    """
+    if config.tokenizer is None:
+        raise Refusal("EvaluateConfig: no value for tokenizer; give a YAML file or KEY=VALUE")
+    tokenizer = VQGAN.from_pretrained(config.tokenizer).to(ranks.device)
+    pipeline = None
+    if config.transformer:
+        pipeline = MagvitPipeline.from_pretrained(config.tokenizer, config.transformer, ranks.device)
+    paper = asdict(protocol.decoding) if protocol.decoding else {}
+    decoding = load(DecodingConfig, [paper, config.decoding])
+    networks = load_networks(protocol, config.networks, ranks.device)
+    return Evaluation(config, protocol, ranks, networks, tokenizer, pipeline, decoding)
+
+
+def measure(evaluation: Evaluation, task: str, real: RealSet) -> dict[str, list[float]]:
+    """The figures of a task, `TASK/METRIC` -> a value of each fold. Collective."""
+    protocol, networks, ranks = evaluation.protocol, evaluation.networks, evaluation.ranks
+    num_clips = protocol.num_folds * protocol.num_generated
+    tally = new_tally(protocol, task, networks, evaluation.tokenizer.config.codebook_size)
+    own = split_over_ranks(num_clips, ranks.rank, ranks.world_size)
+    sources = [real.source_of(place) for place in range(num_clips)]
+    with progress_bar(task, len(own), unit="clip", is_shown=ranks.is_main) as bar:
+        clips = real.read([sources[place] for place in own], evaluation.config, ranks.device)
+        for start, (given, labels) in zip(own[:: evaluation.config.batch_size], clips, strict=True):
+            places = torch.arange(len(given)) * ranks.world_size + start
+            made = make(evaluation, task, tally, places, given, labels)
+            add_clips(tally, protocol, networks, places, made, given)
+            bar.update(len(given))
+    tally.join(evaluation.sum_over_ranks)
+    return figures(tally, real.statistics, protocol, task, networks, [real.clips[source] for source in sources])
+
+
+@torch.no_grad()
+def make(evaluation: Evaluation, task: str, tally: Tally, places: Tensor, given: Tensor, labels: Tensor) -> Tensor:
+    """Clips of a task, 'b 3 t h w' in [0, 1]; the seed of each is its place's."""
+    if task == RECONSTRUCTION or evaluation.pipeline is None:
+        token_ids = evaluation.tokenizer.tokenize(given)
+        tally.add_codes(token_ids)
+        return evaluation.tokenizer.detokenize(token_ids)
+    made = [
+        evaluation.pipeline(
+            cast(Task, task),
+            condition=None if task == "CG" else given[row : row + 1],
+            labels=labels[row : row + 1],
+            decoding=evaluation.decoding,
+            seed=evaluation.seed + int(place),
+        ).clips
+        for row, place in enumerate(places)
+    ]
+    return torch.cat(made)
+
+
+def folders_of(config: EvaluateConfig) -> dict[str, str]:
+    """The model folders by kind."""
+    folders = {"tokenizer": config.tokenizer, "transformer": config.transformer}
+    return {kind: folder for kind, folder in folders.items() if folder}
+
+
+def name_of(device: torch.device) -> str:
+    """The device in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

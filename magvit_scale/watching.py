@@ -1,0 +1,83 @@
+"""Evaluation beside a training run: each new checkpoint once, until the last step's."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from torch.utils.tensorboard import SummaryWriter
+
+from magvit_scale.config import EvaluateConfig, Refusal
+from magvit_scale.export import export_run
+from magvit_scale.metrics.protocols import find_protocol
+from magvit_scale.metrics.results import Result
+from magvit_scale.pretrained import kind_of
+from magvit_scale.training import distributed
+from magvit_scale.training.ranks import Ranks
+from magvit_scale.training.retention import is_complete, newest_first
+
+END = "end"
+MODEL = "model"
+"""Sub-folder of a checkpoint's evaluation that holds its model while it is evaluated."""
+
+
+def watch(config: EvaluateConfig, ranks: Ranks, evaluate: Callable[[EvaluateConfig, Ranks], Result]) -> None:
+    """Evaluates checkpoints of `config.watch`, always the newest that has no result yet. Collective.
+
+    Writes step_XXXXXXXX/PROTOCOL.json for each into evaluation/ of the run or into `config.output`, and all figures
+    into tensorboard/ there. Started again it goes on with what has no result. Ends when the last step's has one.
+
+    Raises:
+        Refusal: the folder is no training run, or a checkpoint cannot be evaluated.
+    """
+    run, protocol = Path(str(config.watch)), find_protocol(config.protocol).name
+    output = Path(config.output) if config.output else run / "evaluation"
+    config = replace(config, output=str(output), statistics=config.statistics or str(output / "real"))
+    while (name := distributed.tell(_next(run, output, protocol) if ranks.is_main else "")) != END:
+        if not name:
+            time.sleep(config.watch_every_s)
+            continue
+        result = evaluate(_export(config, ranks, run, output / name), ranks)
+        if ranks.is_main:
+            shutil.rmtree(output / name / MODEL)
+            _show(output / "tensorboard", result, _step(name))
+
+
+def _next(run: Path, output: Path, protocol: str) -> str:
+    """Name of the newest complete checkpoint without a result; where all have one `END` after the last step's, before
+    it nothing.
+    """
+    if not (run / "config.yaml").is_file():
+        raise Refusal(f"watch={run}: no config.yaml, expected the folder of a training run")
+
+    def has_result(name: str) -> bool:
+        return (output / name / f"{protocol}.json").exists()
+
+    for checkpoint in newest_first(run / "checkpoints"):
+        if is_complete(checkpoint) and not has_result(checkpoint.name):
+            return checkpoint.name
+    last_step = OmegaConf.load(run / "config.yaml").run.steps
+    return END if has_result(f"step_{last_step:08d}") else ""
+
+
+def _export(config: EvaluateConfig, ranks: Ranks, run: Path, folder: Path) -> EvaluateConfig:
+    """Makes models of a checkpoint, and the configuration that evaluates them. Collective."""
+    if ranks.is_main:
+        export_run(run, _step(folder.name), folder / MODEL)
+    distributed.barrier()
+    kind = "transformer" if kind_of(folder / MODEL) == "CommitTransformer" else "tokenizer"
+    return replace(config, **{kind: str(folder / MODEL)}, output=str(folder))  # type: ignore[arg-type]
+
+
+def _show(folder: Path, result: Result, step: int) -> None:
+    with SummaryWriter(str(folder)) as writer:
+        for name, figure in result.figures.items():
+            writer.add_scalar(f"evaluation/{name}", figure.mean, step)
+    sys.stdout.write(f"step {step} evaluated by {result.protocol}\n")
+
+
+def _step(name: str) -> int:
+    return int(name.removeprefix("step_"))
