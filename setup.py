@@ -51,6 +51,8 @@ setup(
             "pytest>=8.3",
             "ruff>=0.12",
             "s3fs>=2025.5.1",
+            "torch-fidelity>=0.4",  # two libraries of metrics, beside which ours are held
+            "torchmetrics>=1.9",
         ]
     },
     entry_points={"console_scripts": ["magvit = magvit_scale.cli:main"]},

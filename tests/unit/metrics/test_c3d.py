@@ -1,6 +1,7 @@
 """The classifier of the inception score: its structure, what it sees and its numbers, on random weights."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch.testing import assert_close
 
 from magvit_scale.config import Refusal
 from magvit_scale.metrics import c3d as module
-from magvit_scale.metrics.c3d import C3D, load_classifier
+from magvit_scale.metrics.c3d import C3D, ScriptedC3D, load_classifier
 from magvit_scale.weights import WEIGHTS, pin
 
 Arrays = dict[str, NDArray[Any]]
@@ -163,3 +164,33 @@ def test_other_clips_are_refused(narrow: None) -> None:
             network(torch.zeros(shape))
     with pytest.raises(Refusal, match=r"torch.uint8, expected torch.float32 in \[0, 1\]"):
         network(torch.zeros(1, 3, 16, 112, 112, dtype=torch.uint8))
+
+
+class _Script(nn.Module):
+    """Probabilities of two classes that say what it was given: the first one the clip's mean on 0..255, as a share."""
+
+    def forward(self, clip: Tensor) -> Tensor:
+        share = clip.mean(dim=(1, 2, 3, 4)) / 255
+        return torch.stack([share, 1 - share], dim=1)
+
+
+def test_the_scripted_network_gets_grey_levels_and_gives_logarithms(tmp_path: Path) -> None:
+    torch.jit.script(_Script()).save(tmp_path / "c3d_ucf101.pt")
+    sha = hashlib.sha256((tmp_path / "c3d_ucf101.pt").read_bytes()).hexdigest()
+    network = ScriptedC3D.from_file(tmp_path / "c3d_ucf101.pt", sha)
+    clips = torch.stack([torch.full((3, 16, 8, 8), 0.25), torch.ones(3, 16, 8, 8)])
+    torch.testing.assert_close(network(clips).exp(), torch.tensor([[0.25, 0.75], [1, 0]]))
+    assert network(clips)[1, 1] == -math.inf
+    with pytest.raises(Refusal, match=r"expected \(b, 3, 16, h, w\)"):
+        network(clips[:, :, :9])
+
+
+def test_another_script_than_the_pinned_one_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGVIT_WEIGHTS", str(tmp_path))
+    torch.jit.script(_Script()).save(tmp_path / "c3d_ucf101.pt")
+    pin("c3d-ts", "00")
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(Refusal, match=r"c3d-ts: .* has sha256 .* expected sha256 00"):
+        load_classifier("c3d-ts")
+    with pytest.raises(Refusal, match="expected 00 of c3d-ts; a TorchScript is code and is not run"):
+        ScriptedC3D.from_file(tmp_path / "c3d_ucf101.pt", "00")
