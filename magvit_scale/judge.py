@@ -153,7 +153,8 @@ def judge_generation(config: JudgeConfig, pipeline: MagvitPipeline, clips: Tenso
         made = FeatureStatistics(features.num_features)
         pairs = zip(clips.split(config.batch_size), labels.split(config.batch_size), strict=True)
         for index, (part, classes) in enumerate(pairs):
-            fake = pipeline(task, condition=part, labels=classes, decoding=config.decoding, seed=config.seed + index)
+            seed = config.seed + index * config.batch_size
+            fake = pipeline(task, condition=part, label=classes, decoding=config.decoding, seed=seed)
             made.update(features(fake.clips))
         distances[task] = frechet_distance(real, made)
     return distances

@@ -1,26 +1,36 @@
 """MagvitPipeline: tokenizer, transformer and COMMIT decoding together, from Python."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from magvit_scale.commit.condition import Condition, build_condition, build_prompt
-from magvit_scale.commit.decoding import Decoded, Logits, decode, draw_gumbel, guided
-from magvit_scale.commit.tasks import GENERATION, SPECS
+from magvit_scale.commit.condition import build_condition
+from magvit_scale.commit.decoding import Decoded, decode, draw_gumbel
+from magvit_scale.commit.names import Label, Seed, count_clips, labels_of, seeds_of, task_named
+from magvit_scale.commit.tasks import SPECS, num_first_frames
+from magvit_scale.commit.told import told_logits
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import DecodingConfig, Refusal, Task
+from magvit_scale.long_video import cross_fade, lengthened, slide, window_seed, window_starts
+from magvit_scale.model_index import ModelIndex, read_index, write_index
 from magvit_scale.vqgan.autoencoder import VQGAN
 
 
 @dataclass(frozen=True)
 class Generated:
-    """Clips 'b 3 t h w' float32 in [0, 1], and how their tokens came about."""
+    """Clips 'b 3 t h w' float32 in [0, 1], and how the tokens of their windows came about: one, but for long videos."""
 
     clips: Tensor
-    decoded: Decoded
+    windows: tuple[Decoded, ...]
+
+    @property
+    def decoded(self) -> Decoded:
+        """Of the first window."""
+        return self.windows[0]
 
 
 class MagvitPipeline:
@@ -29,88 +39,233 @@ class MagvitPipeline:
     Args:
         tokenizer: a 3D VQGAN.
         transformer: of that tokenizer's latents; on the same device.
+        classes: names by class id; empty where labels are numbers only.
+        fps: frames per second of its clips.
     """
 
-    def __init__(self, tokenizer: VQGAN, transformer: CommitTransformer):
+    def __init__(
+        self, tokenizer: VQGAN, transformer: CommitTransformer, classes: Sequence[str] = (), fps: float = 8
+    ) -> None:
         if transformer.codebook_size != tokenizer.config.codebook_size:
             raise Refusal(
                 f"transformer for a codebook of {transformer.codebook_size}, tokenizer has "
                 f"{tokenizer.config.codebook_size}; they are not of one run"
             )
         self.tokenizer, self.transformer = tokenizer, transformer
+        self.classes, self.fps = tuple(classes), fps
 
     @classmethod
     def from_pretrained(
-        cls, tokenizer: str | Path, transformer: str | Path, device: torch.device | str = "cpu"
+        cls, folder: str | Path, transformer: str | Path | None = None, device: torch.device | str = "cpu"
     ) -> "MagvitPipeline":
-        """Reads both export folders onto a device."""
-        return cls(
-            VQGAN.from_pretrained(tokenizer).to(device), CommitTransformer.from_pretrained(transformer).to(device)
-        )
+        """Reads a pipeline folder, or a tokenizer's and a transformer's export folders, onto a device.
+
+        Raises:
+            Refusal: a folder is none of these.
+        """
+        index, tokenizer = ModelIndex(), folder
+        if transformer is None:
+            index = read_index(folder)
+            tokenizer, transformer = Path(folder, index.tokenizer), Path(folder, index.transformer)
+        models = VQGAN.from_pretrained(tokenizer), CommitTransformer.from_pretrained(transformer)
+        return cls(models[0].to(device), models[1].to(device), index.classes, index.fps)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes tokenizer/, transformer/ and then model_index.json."""
+        index = ModelIndex(classes=self.classes, fps=self.fps)
+        self.tokenizer.save_pretrained(Path(folder, index.tokenizer))
+        self.transformer.save_pretrained(Path(folder, index.transformer))
+        write_index(folder, index)
+
+    @property
+    def clip_shape(self) -> tuple[int, int, int]:
+        """(t, h, w) of the clips that the models are for."""
+        t, h, w = (s * f for s, f in zip(self.transformer.latent_shape, self.tokenizer.downsample, strict=True))
+        return t, h, w
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return next(self.transformer.parameters()).device
+
+    def trained_task(self, name: str) -> Task:
+        """The task of this name, see `task_named`.
+
+        Raises:
+            Refusal: there is none, or the transformer was trained for others. One whose config names no tasks takes
+                all.
+        """
+        task, trained = task_named(name), self.transformer.config.tasks
+        if trained is not None and task not in trained:
+            raise Refusal(
+                f"task {task} ({SPECS[task].title}): the transformer was trained for {', '.join(trained)}; take one of "
+                "these, or another transformer"
+            )
+        return task
 
     @torch.no_grad()
     def __call__(
         self,
-        task: Task,
+        task: str,
         *,
         condition: Tensor | None = None,
-        labels: Tensor | None = None,
+        label: Label | None = None,
         num_clips: int = 1,
+        num_steps: int | None = None,
         decoding: DecodingConfig | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> Generated:
         """Generates a batch.
 
         Args:
-            task: its name in the paper, as `FP`.
-            condition: 'b 3 t h w' float32 in [0, 1]; only what the task gives is looked at (with `latent` conditioning
-                the latents it gives, of the whole clip). None for class generation.
-            labels: 'b' int64 class ids; None or an unconditional task: no class.
-            num_clips: how many, where there is neither condition nor labels.
+            task: its name in the paper, as `FP`, or in words, as `frame_prediction`.
+            condition: 'b 3 t h w' or '3 t h w' float32 in [0, 1]; only what the task gives is looked at (with `latent`
+                conditioning the latents it gives, of the whole clip). None for class generation.
+            label: a class id or name for all clips, one for each, or int64 'b'. None, or a task without: no class.
+            num_clips: how many, where neither condition, labels nor seeds say so.
+            num_steps: in place of decoding.num_steps.
             decoding: steps and temperatures.
-            seed: of the sampling.
+            seed: of the sampling. A clip's noise is a function of its own seed: clip i has seed + i, or seed[i].
 
         Raises:
-            Refusal: the task needs a condition and there is none.
+            Refusal: a task, class or condition that the models are not for, or numbers of clips that disagree.
         """
-        fill = SPECS[task].fill
-        if fill is not None and condition is None:
-            raise Refusal(f"task {task} ({SPECS[task].title}) needs a condition clip")
-        if fill is None or condition is None:
-            tokens = None
-        else:
-            is_canvas = self.transformer.config.conditioning != "latent"
-            tokens = self.tokenizer.tokenize(fill(condition) if is_canvas else condition)
-        sizes = [len(given) for given in (tokens, labels) if given is not None]
-        return self.generate_from_tokens(task, tokens, labels, sizes[0] if sizes else num_clips, decoding, seed)
+        name = self.trained_task(task)
+        tokens, fill = None, SPECS[name].fill
+        if fill is not None:
+            if condition is None:
+                raise Refusal(f"task {name} ({SPECS[name].title}) needs a condition clip")
+            clip = self._clip(condition)
+            tokens = self.tokenizer.tokenize(clip if self.transformer.config.conditioning == "latent" else fill(clip))
+        decoding = decoding or DecodingConfig()
+        if num_steps is not None:
+            decoding = replace(decoding, num_steps=num_steps)
+        count = len(tokens) if tokens is not None else count_clips(label, seed) or num_clips
+        return self.generate_from_tokens(name, tokens, label, count, decoding, seed)
 
     @torch.no_grad()
     def generate_from_tokens(
         self,
-        task: Task,
+        task: str,
         condition_tokens: Tensor | None,
-        labels: Tensor | None,
+        label: Label | None,
         num_clips: int,
         decoding: DecodingConfig | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> Generated:
         """As calling the pipeline, with the condition canvas (with `latent` conditioning the clip itself) tokenized
         already ('b t h w' int64).
         """
-        self._check(condition_tokens, labels if SPECS[task].is_class_conditional else None, num_clips)
-        shape, device = self.transformer.latent_shape, next(self.transformer.parameters()).device
+        name, model, device = self.trained_task(task), self.transformer, self.device
+        shape, shown = model.latent_shape, label if SPECS[name].is_class_conditional else None
+        labels = labels_of(shown, self.classes, model.num_classes, num_clips).to(device)
         if condition_tokens is None:
-            condition_tokens = torch.zeros((num_clips, *shape), dtype=torch.int64, device=device)
-        tokens, config = rearrange(condition_tokens, "b t h w -> b (t h w)"), decoding or DecodingConfig()
-        condition = build_condition([task] * num_clips, tokens.to(device), shape, self.transformer.config)
-        decoded = decode(
-            self._logits(task, labels, condition, config.guidance_scale),
-            condition.start,
-            ~condition.is_fixed,
-            config,
-            draw_gumbel(torch.Generator(device).manual_seed(seed)),
+            condition_tokens = torch.zeros((num_clips, *shape), dtype=torch.int64)
+        if tuple(condition_tokens.shape) != (num_clips, *shape):
+            raise Refusal(
+                f"condition of {tuple(condition_tokens.shape)} latents, the transformer is for {(num_clips, *shape)}"
+            )
+        tokens, config = rearrange(condition_tokens, "b t h w -> b (t h w)").to(device), decoding or DecodingConfig()
+        condition = build_condition([name] * num_clips, tokens, shape, model.config)
+        logits = told_logits(model, name, labels, condition, config.guidance_scale)
+        noise = draw_gumbel([torch.Generator(device).manual_seed(own) for own in seeds_of(seed, num_clips)])
+        decoded = decode(logits, condition.start, ~condition.is_fixed, config, noise)
+        return Generated(self.detokenize(decoded.tokens), (decoded,))
+
+    def extend(
+        self,
+        task: str,
+        *,
+        condition: Tensor,
+        num_frames: int,
+        label: Label | None = None,
+        num_steps: int | None = None,
+        decoding: DecodingConfig | None = None,
+        seed: Seed = 0,
+    ) -> Generated:
+        """Predicts a video of any length: the last frames of each window are the condition of the next.
+
+        Args:
+            task: `FP`, `CFP` or `FP5`.
+            condition: 'b 3 t h w' or '3 t h w', of any length; only its first frame (`FP5`: five) is looked at.
+            num_frames: of the video.
+            label: as in calling the pipeline; it holds for the whole video.
+            num_steps: in place of decoding.num_steps.
+            decoding: steps and temperatures.
+            seed: as in calling the pipeline; see also `window_seed`.
+        """
+        condition, num_given = _batched(condition), num_first_frames(self.trained_task(task))
+        if condition.shape[2] < num_given:
+            raise Refusal(f"condition of {condition.shape[2]} frames, task {task} starts from {num_given}")
+        if num_frames < 1:
+            raise Refusal(f"num_frames={num_frames}: expected at least 1")
+        windows, seeds = list[Generated](), seeds_of(seed, len(condition))
+
+        def predict(given: Tensor, window: int) -> Tensor:
+            clip, own = lengthened(given, self.clip_shape[0]), [window_seed(seed, window) for seed in seeds]
+            windows.append(self(task, condition=clip, label=label, num_steps=num_steps, decoding=decoding, seed=own))
+            return windows[-1].clips
+
+        video = slide(condition, num_given, num_frames, predict)
+        return Generated(video, tuple(made.decoded for made in windows))
+
+    def windows(
+        self,
+        task: str,
+        *,
+        condition: Tensor,
+        overlap_frames: int = 0,
+        label: Label | None = None,
+        num_steps: int | None = None,
+        decoding: DecodingConfig | None = None,
+        seed: Seed = 0,
+    ) -> Generated:
+        """Generates for a condition longer than a clip, window by window; see `cross_fade` for frames that they share.
+
+        Args:
+            task: any with a condition.
+            condition: 'b 3 t h w' or '3 t h w', at least as long as a clip.
+            overlap_frames: that neighbouring windows share.
+            label: as in calling the pipeline.
+            num_steps: in place of decoding.num_steps.
+            decoding: steps and temperatures.
+            seed: as in calling the pipeline; see also `window_seed`.
+        """
+        if SPECS[name := self.trained_task(task)].fill is None:
+            raise Refusal(f"task {name} ({SPECS[name].title}) has no condition and makes clips of one length only")
+        made, seeds = list[Generated](), seeds_of(seed, len(_batched(condition)))
+
+        def generate(clip: Tensor) -> Tensor:
+            own = [window_seed(seed, len(made)) for seed in seeds]
+            made.append(self(task, condition=clip, label=label, num_steps=num_steps, decoding=decoding, seed=own))
+            return made[-1].clips
+
+        video = self._by_windows(condition, overlap_frames, generate)
+        return Generated(video, tuple(window.decoded for window in made))
+
+    @torch.no_grad()
+    def reconstruct(self, clip: Tensor, overlap_frames: int = 0) -> Tensor:
+        """Through the tokens and back: 'b 3 t h w' or '3 t h w', at least as long as a clip -> 'b 3 t h w' in [0, 1];
+        longer ones by windows, see `windows`.
+        """
+        return self._by_windows(
+            clip, overlap_frames, lambda window: self.tokenizer.detokenize(self.tokenizer.tokenize(self._clip(window)))
         )
-        return Generated(self.detokenize(decoded.tokens), decoded)
+
+    def _by_windows(self, video: Tensor, overlap_frames: int, change: Callable[[Tensor], Tensor]) -> Tensor:
+        video, length = _batched(video), self.clip_shape[0]
+        starts = window_starts(video.shape[2], length, overlap_frames)
+        return cross_fade([change(video[:, :, start : start + length]) for start in starts], starts)
+
+    def _clip(self, condition: Tensor) -> Tensor:
+        """A condition as 'b 3 t h w' on the models' device, checked."""
+        clip, shape = _batched(condition), (3, *self.clip_shape)
+        if tuple(clip.shape[1:]) != shape or not clip.is_floating_point():
+            raise Refusal(
+                f"condition of {clip.dtype} (c, t, h, w) = {tuple(clip.shape[1:])}, the models are for float "
+                f"{shape} in [0, 1]"
+            )
+        return clip.to(self.device)
 
     @torch.no_grad()
     def detokenize(self, tokens: Tensor) -> Tensor:
@@ -118,25 +273,8 @@ class MagvitPipeline:
         t, h, w = self.transformer.latent_shape
         return self.tokenizer.detokenize(rearrange(tokens, "b (t h w) -> b t h w", t=t, h=h, w=w))
 
-    def _check(self, condition_tokens: Tensor | None, labels: Tensor | None, num_clips: int) -> None:
-        shape, num_classes = (num_clips, *self.transformer.latent_shape), self.transformer.num_classes
-        if condition_tokens is not None and tuple(condition_tokens.shape) != shape:
-            raise Refusal(f"condition of {tuple(condition_tokens.shape)} latents, the transformer is for {shape}")
-        if labels is not None and len(labels) != num_clips:
-            raise Refusal(f"{len(labels)} labels for {num_clips} clips, expected one for each")
-        if labels is not None and not ((labels >= -1) & (labels < num_classes)).all():
-            raise Refusal(f"class {labels.tolist()}, expected ids in [0, {num_classes}), or -1 for none")
 
-    def _logits(self, task: Task, labels: Tensor | None, condition: Condition, guidance_scale: float) -> Logits:
-        model, b, device = self.transformer, len(condition.tokens), condition.tokens.device
-        no_task, no_class = torch.full((b,), GENERATION, device=device), torch.full((b,), -1, device=device)
-        shown = no_class if labels is None or not SPECS[task].is_class_conditional else labels.to(device)
-        prompt = build_prompt([task] * b, shown, model.config)
-
-        def given(latents: Tensor, unknown: Tensor) -> Tensor:
-            return model.latent_logits(model.build_sequence(*prompt, latents, condition.before))
-
-        def free(latents: Tensor, unknown: Tensor) -> Tensor:
-            return model.latent_logits(model.build_sequence(no_task, no_class, latents, condition.before))
-
-        return guided(given, free, condition.where, guidance_scale)
+def _batched(clip: Tensor) -> Tensor:
+    if clip.ndim not in (4, 5):
+        raise Refusal(f"clip of shape {tuple(clip.shape)}, expected 'b 3 t h w' or '3 t h w'")
+    return clip if clip.ndim == 5 else clip[None]

@@ -109,10 +109,12 @@ def resolve_model(config: TrainCommitConfig, shards: TokenShards) -> Transformer
         "latent_shape": shards.latent_shape,
         "codebook_size": shards.codebook_size,
         "num_classes": shards.num_classes,
+        "tasks": tuple(dict.fromkeys(config.tasks)),
     }
     for name, value in decided.items():
         if (wanted := getattr(config.model, name)) not in (None, value):
-            raise Refusal(f"model.{name}={wanted}, the token shards have {value}; change it or leave it out")
+            source = "this run has" if name == "tasks" else "the token shards have"
+            raise Refusal(f"model.{name}={wanted}, {source} {value}; change it or leave it out")
     return replace(config.model, **decided, num_condition_tokens=room_for_conditions(config, shards.latent_shape))
 
 

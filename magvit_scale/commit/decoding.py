@@ -2,7 +2,7 @@
 section 9).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,11 +31,19 @@ class Decoded:
     """'steps b n' bool: tokens that no later step samples again."""
 
 
-def draw_gumbel(generator: torch.Generator) -> Gumbel:
-    """Noise for `decode` from a generator, on the generator's device."""
+def draw_gumbel(generators: Sequence[torch.Generator]) -> Gumbel:
+    """Noise for `decode`: each clip of the batch draws from a generator of its own, and so draws the same whatever
+    clips stand beside it.
+
+    Args:
+        generators: b, one per clip, on the tokens' device.
+    """
 
     def draw(shape: torch.Size) -> Tensor:
-        exponential = torch.empty(shape, device=generator.device).exponential_(generator=generator)
+        if len(generators) != shape[0]:
+            raise ValueError(f"{len(generators)} generators for a batch of {shape[0]}, expected one for each clip")
+        rows = [torch.empty(shape[1:], device=own.device).exponential_(generator=own) for own in generators]
+        exponential = torch.stack(rows)
         return -exponential.clamp(min=torch.finfo(exponential.dtype).tiny).log()
 
     return draw

@@ -189,6 +189,17 @@ def condition_mask(task: Task, shape: Shape) -> Tensor:
     return _mask(SPECS[task].region, shape)
 
 
+def num_first_frames(task: Task) -> int:
+    """From how many frames a frame prediction starts.
+
+    Raises:
+        Refusal: the task is none.
+    """
+    if SPECS[task].token != PREDICTION:
+        raise Refusal(f"task {task} ({SPECS[task].title}): expected a frame prediction, FP, CFP or FP5")
+    return int(condition_mask(task, (8, 1, 1)).sum())
+
+
 def latent_mask(task: Task, shape: Shape, model: TransformerConfig) -> Tensor:
     """Bool 't h w', True at the latents that `task` conditions (spec section 7)."""
     spec = SPECS[task]

@@ -41,6 +41,8 @@ class TransformerConfig:
     """Which latents OPD and IPD give: `code`, the pixels' rule at the latents' shape; `paper`, a latent whose 4x8x8
     pixels hold any given one."""
     dropout: float = 0.1
+    tasks: tuple[Task, ...] | None = None
+    """Tasks it was trained for; null takes them from the run's."""
 
     def __post_init__(self) -> None:
         """Refuses sizes that no network can have."""

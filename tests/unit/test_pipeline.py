@@ -1,6 +1,9 @@
 """MagvitPipeline on tiny models: what it refuses, what it looks at, and that a seed is a clip."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +11,10 @@ from torch import Tensor
 
 from magvit_scale.commit.condition import build_condition
 from magvit_scale.commit.tasks import MASK_TOKEN, SPECS, condition_mask, task_token
+from magvit_scale.commit.told import told_logits
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task, TransformerConfig, VQGANConfig
+from magvit_scale.long_video import window_seed
 from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.vqgan.autoencoder import VQGAN
 
@@ -62,7 +67,7 @@ def watch(pipeline: MagvitPipeline, monkeypatch: pytest.MonkeyPatch) -> list[Ten
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_gives_clips_in_the_unit_interval(pipeline: MagvitPipeline, task: Task) -> None:
-    generated = pipeline(task, condition=random_clip(), labels=torch.tensor([0, 2]), decoding=FEW_STEPS)
+    generated = pipeline(task, condition=random_clip(), label=torch.tensor([0, 2]), decoding=FEW_STEPS)
     assert generated.clips.shape == (2, 3, *CLIP)
     assert generated.clips.dtype == torch.float32
     assert generated.clips.min() >= 0
@@ -74,7 +79,7 @@ def test_every_task_gives_clips_in_the_unit_interval(pipeline: MagvitPipeline, t
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "CG"])
 def test_a_missing_condition_is_refused(pipeline: MagvitPipeline, task: Task) -> None:
     with pytest.raises(Refusal, match=f"task {task} .*needs a condition") as refusal:
-        pipeline(task, labels=torch.tensor([0]))
+        pipeline(task, label=torch.tensor([0]))
     assert "\n" not in str(refusal.value)
 
 
@@ -86,7 +91,7 @@ def test_models_of_two_codebooks_are_refused(pipeline: MagvitPipeline) -> None:
 @pytest.mark.parametrize("task", ["FP", "CG"])
 def test_the_same_seed_is_the_same_clip(pipeline: MagvitPipeline, task: Task) -> None:
     def generate(seed: int) -> Tensor:
-        return pipeline(task, condition=random_clip(), labels=torch.tensor([1, 1]), seed=seed).clips
+        return pipeline(task, condition=random_clip(), label=torch.tensor([1, 1]), seed=seed).clips
 
     first = generate(5)
     torch.manual_seed(11)
@@ -97,7 +102,7 @@ def test_the_same_seed_is_the_same_clip(pipeline: MagvitPipeline, task: Task) ->
 
 def test_the_number_of_clips_is_that_of_condition_or_labels(pipeline: MagvitPipeline) -> None:
     assert len(pipeline("FP", condition=random_clip(3), decoding=FEW_STEPS).clips) == 3
-    assert len(pipeline("CG", labels=torch.tensor([0, 1]), decoding=FEW_STEPS).clips) == 2
+    assert len(pipeline("CG", label=torch.tensor([0, 1]), decoding=FEW_STEPS).clips) == 2
     assert len(pipeline("CG", num_clips=4, decoding=FEW_STEPS).clips) == 4
 
 
@@ -117,7 +122,7 @@ def test_the_transformer_starts_from_task_class_and_canvas(
     pipeline: MagvitPipeline, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, clip, labels = watch(pipeline, monkeypatch), random_clip(), torch.tensor([2, 0])
-    pipeline(task, condition=clip, labels=labels, decoding=FEW_STEPS)
+    pipeline(task, condition=clip, label=labels, decoding=FEW_STEPS)
     assert len(seen) == 3
     shown = [16 + 2, 16 + 0] if task in ("CG", "CFP") else [16 + 3, 16 + 3]
     assert seen[0][:, 0].tolist() == [task_token(task, TRANSFORMER)] * 2
@@ -141,9 +146,9 @@ def test_no_guidance_is_plain_decoding_with_one_pass_per_step(
 ) -> None:
     def tokens(guidance_scale: float) -> Tensor:
         decoding = replace(FEW_STEPS, guidance_scale=guidance_scale)
-        return pipeline(task, condition=random_clip(), labels=torch.tensor([0, 1]), decoding=decoding).decoded.tokens
+        return pipeline(task, condition=random_clip(), label=torch.tensor([0, 1]), decoding=decoding).decoded.tokens
 
-    plain = pipeline(task, condition=random_clip(), labels=torch.tensor([0, 1]), decoding=FEW_STEPS).decoded.tokens
+    plain = pipeline(task, condition=random_clip(), label=torch.tensor([0, 1]), decoding=FEW_STEPS).decoded.tokens
     assert torch.equal(tokens(0.0), plain)
     seen = watch(pipeline, monkeypatch)
     tokens(0.0)
@@ -155,7 +160,7 @@ def test_guidance_moves_logits_away_from_those_without_a_condition(
 ) -> None:
     seen = watch(pipeline, monkeypatch)
     one_step = DecodingConfig(num_steps=1, guidance_scale=1.5)
-    pipeline("CFP", condition=random_clip(), labels=torch.tensor([0, 1]), decoding=one_step)
+    pipeline("CFP", condition=random_clip(), label=torch.tensor([0, 1]), decoding=one_step)
     given, free = seen
     assert given[:, :2].tolist() == [[-4, 16], [-4, 17]]
     # No class, the generation token, condition tokens hidden.
@@ -164,7 +169,8 @@ def test_guidance_moves_logits_away_from_those_without_a_condition(
     # At a scale s the distribution is p(given) * (p(given) / p(free))^s, up to normalisation.
     condition = build_condition(["CFP"] * 2, torch.zeros(2, 32, dtype=torch.int64), LATENT, TRANSFORMER)
     everything = torch.ones_like(condition.where)
-    guided = pipeline._logits("CFP", torch.tensor([0, 1]), condition, 1.5)(given[:, 2:], everything)
+    told = told_logits(pipeline.transformer, "CFP", torch.tensor([0, 1]), condition, 1.5)
+    guided = told(given[:, 2:], everything)
     answers = [pipeline.transformer(sequence)[:, 2:, :16] for sequence in (given, free)]
     torch.testing.assert_close(guided, 2.5 * answers[0] - 1.5 * answers[1], rtol=1e-4, atol=1e-4)
 
@@ -207,18 +213,23 @@ def test_guidance_hides_condition_tokens_and_not_what_was_decoded_there(
 @pytest.mark.parametrize("label", [3, 10, 19, 1000])
 def test_a_class_that_the_model_does_not_know_is_refused(pipeline: MagvitPipeline, label: int) -> None:
     with pytest.raises(Refusal, match=rf"class \[{label}\], expected ids in \[0, 3\)") as refusal:
-        pipeline("CG", labels=torch.tensor([label]), decoding=FEW_STEPS)
+        pipeline("CG", label=torch.tensor([label]), decoding=FEW_STEPS)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_condition_of_another_size_is_refused(pipeline: MagvitPipeline) -> None:
+    for shape in ((3, 4, 32, 32), (3, 8, 16, 16), (1, 4, 16, 16)):
+        with pytest.raises(Refusal, match=rf"{re.escape(str(shape))}, .*{re.escape(str((3, *CLIP)))}"):
+            pipeline("FP", condition=torch.rand(1, *shape), decoding=FEW_STEPS)
+    with pytest.raises(Refusal, match=r"torch.uint8 .*float .* in \[0, 1\]"):
+        pipeline("FP", condition=torch.zeros(3, *CLIP, dtype=torch.uint8))
     with pytest.raises(Refusal, match=r"\(1, 2, 8, 8\).*\(1, 2, 4, 4\)"):
-        pipeline("FP", condition=torch.rand(1, 3, 4, 32, 32), decoding=FEW_STEPS)
+        pipeline.generate_from_tokens("FP", torch.zeros(1, 2, 8, 8, dtype=torch.int64), None, 1)
 
 
 def test_labels_of_another_number_are_refused(pipeline: MagvitPipeline) -> None:
     with pytest.raises(Refusal, match="3 labels for 2 clips"):
-        pipeline("CFP", condition=random_clip(2), labels=torch.tensor([0, 1, 2]), decoding=FEW_STEPS)
+        pipeline("CFP", condition=random_clip(2), label=torch.tensor([0, 1, 2]), decoding=FEW_STEPS)
 
 
 @pytest.mark.parametrize(("conditioning", "size"), [("canvas", 0), ("latent", 0), ("prefix", 16)])
@@ -251,3 +262,132 @@ def test_five_frames_are_given_to_predict_the_rest() -> None:
     other = torch.cat([clip[:, :, :5], 1 - clip[:, :, 5:]], dim=2)
     first, second = (pipeline("FP5", condition=c, decoding=FEW_STEPS).decoded.tokens for c in (clip, other))
     assert torch.equal(first, second)
+
+
+def tokens_of(pipeline: MagvitPipeline, task: str, **options: Any) -> Tensor:
+    return pipeline(task, decoding=FEW_STEPS, **options).decoded.tokens
+
+
+@pytest.mark.parametrize("task", ["CG", "CFP", "OPD"])
+def test_a_seed_is_a_clip_in_any_batch_and_at_any_place(pipeline: MagvitPipeline, task: Task) -> None:
+    clip, labels = random_clip(3), torch.tensor([2, 0, 1])
+    together = tokens_of(pipeline, task, condition=clip, label=labels, seed=5)
+    for place in range(3):
+        alone = {"condition": clip[place], "label": int(labels[place]), "seed": 5 + place}
+        assert torch.equal(tokens_of(pipeline, task, **alone)[0], together[place])
+    turned = tokens_of(pipeline, task, condition=clip.flip(0), label=labels.flip(0), seed=[7, 6, 5])
+    assert torch.equal(turned.flip(0), together)
+
+
+def test_the_same_seed_twice_is_the_same_clip_twice(pipeline: MagvitPipeline) -> None:
+    found = tokens_of(pipeline, "CG", label=1, seed=(3, 4, 3))
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+    with pytest.raises(Refusal, match="3 seeds for 2 clips"):
+        tokens_of(pipeline, "CG", label=[0, 1], seed=(3, 4, 3))
+
+
+def test_tasks_and_classes_go_by_name(pipeline: MagvitPipeline) -> None:
+    named = MagvitPipeline(pipeline.tokenizer, pipeline.transformer, ["Archery", "Bowling", "Crawling"])
+    expected = tokens_of(pipeline, "CG", label=torch.tensor([2, 2]))
+    assert torch.equal(tokens_of(named, "class_conditional_generation", label="Crawling", num_clips=2), expected)
+    assert torch.equal(tokens_of(named, "cg", label=["Crawling", 2]), expected)
+    with pytest.raises(Refusal, match="'Crawlin'; the nearest is 'Crawling'"):
+        tokens_of(named, "CG", label="Crawlin")
+    # A task without a class has nothing to look up.
+    tokens_of(named, "FP", condition=random_clip(), label="Crawlin")
+
+
+def test_num_steps_is_a_word_of_its_own(pipeline: MagvitPipeline) -> None:
+    decoding = DecodingConfig(num_steps=7, choice_temperature=2.0)
+    found = pipeline("CG", label=0, num_steps=2, decoding=decoding).decoded.tokens_by_step
+    assert torch.equal(found, pipeline("CG", label=0, decoding=replace(decoding, num_steps=2)).decoded.tokens_by_step)
+
+
+def test_a_task_that_the_transformer_was_not_trained_for_is_refused(tmp_path: Path) -> None:
+    pipeline = build(tasks=("FP", "CFP"))
+    pipeline.save_pretrained(tmp_path)
+    for asked in (pipeline, MagvitPipeline.from_pretrained(tmp_path)):
+        tokens_of(asked, "CFP", condition=random_clip(), label=1)
+        with pytest.raises(Refusal, match=r"task OPC \(central outpainting\): .* trained for FP, CFP;") as refusal:
+            tokens_of(asked, "central_outpainting", condition=random_clip())
+        assert "\n" not in str(refusal.value)
+        with pytest.raises(Refusal, match="trained for FP, CFP"):
+            asked.generate_from_tokens("CG", None, 0, 1)
+
+
+def test_one_folder_holds_models_classes_and_frame_rate(pipeline: MagvitPipeline, tmp_path: Path) -> None:
+    classes = ("Archery", "Bowling", "Crawling")
+    MagvitPipeline(pipeline.tokenizer, pipeline.transformer, classes, fps=25).save_pretrained(tmp_path)
+    loaded = MagvitPipeline.from_pretrained(tmp_path, device="cpu")
+    assert (loaded.classes, loaded.fps, loaded.clip_shape) == (classes, 25, CLIP)
+    expected = tokens_of(pipeline, "CFP", condition=random_clip(), label=[1, 0])
+    assert torch.equal(tokens_of(loaded, "CFP", condition=random_clip(), label=["Bowling", "Archery"]), expected)
+    with pytest.raises(Refusal, match=r"no model_index\.json"):
+        MagvitPipeline.from_pretrained(tmp_path / "tokenizer")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Longer than a clip
+
+
+@pytest.mark.parametrize("task", ["FP", "CFP"])
+def test_a_long_prediction_goes_on_from_its_last_frame(pipeline: MagvitPipeline, task: Task) -> None:
+    clip, options = random_clip(), {"label": [0, 2], "decoding": FEW_STEPS}
+    found = pipeline.extend(task, condition=clip[:, :, :1], num_frames=9, seed=3, **options)
+    video = pipeline(task, condition=clip, seed=[3, 4], **options).clips
+    for window in (1, 2):
+        given = video[:, :, -1:].expand(-1, -1, CLIP[0], -1, -1)
+        seeds = [window_seed(3, window), window_seed(4, window)]
+        video = torch.cat([video, pipeline(task, condition=given, seed=seeds, **options).clips[:, :, 1:]], dim=2)
+    assert torch.equal(found.clips, video[:, :, :9])
+    assert len(found.windows) == 3
+
+
+def test_five_frames_are_given_to_every_window_of_a_long_prediction() -> None:
+    pipeline = build(latent_shape=(4, 4, 4))
+    clip = torch.rand(1, 3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = pipeline.extend("FP5", condition=clip[0], num_frames=11, num_steps=2).clips
+    first = pipeline("FP5", condition=clip, num_steps=2).clips
+    given = torch.cat([first[:, :, 3:], first[:, :, -1:].expand(-1, -1, 3, -1, -1)], dim=2)
+    second = pipeline("FP5", condition=given, num_steps=2, seed=[window_seed(0, 1)]).clips
+    assert torch.equal(found, torch.cat([first, second[:, :, 5:]], dim=2))
+
+
+def test_a_long_condition_goes_by_overlapping_windows(pipeline: MagvitPipeline) -> None:
+    clip = torch.rand(2, 3, 7, 16, 16, generator=torch.Generator().manual_seed(2))
+    found = pipeline.windows("OPC", condition=clip, overlap_frames=1, num_steps=2, seed=5)
+    parts = [
+        pipeline("OPC", condition=clip[:, :, start : start + 4], num_steps=2, seed=[window_seed(s, n) for s in (5, 6)])
+        for n, start in enumerate((0, 3))
+    ]
+    # The later window has the weight 0 on the one frame that both have.
+    assert torch.equal(found.clips, torch.cat([parts[0].clips, parts[1].clips[:, :, 1:]], dim=2))
+    assert [window.tokens.tolist() for window in found.windows] == [part.decoded.tokens.tolist() for part in parts]
+    alone = pipeline.windows("OPC", condition=clip[1], overlap_frames=1, num_steps=2, seed=6).clips
+    torch.testing.assert_close(alone[0], found.clips[1], rtol=0, atol=1e-5)  # products of another batch size
+
+
+def test_a_long_clip_is_reconstructed_by_windows(pipeline: MagvitPipeline) -> None:
+    clip = torch.rand(1, 3, 6, 16, 16, generator=torch.Generator().manual_seed(3))
+    first, second = (
+        pipeline.tokenizer.detokenize(pipeline.tokenizer.tokenize(clip[:, :, start : start + 4])).detach()
+        for start in (0, 2)
+    )
+    middle = (first[:, :, 2:3], 0.5 * first[:, :, 3:] + 0.5 * second[:, :, 1:2])
+    expected = torch.cat([first[:, :, :2], *middle, second[:, :, 2:]], dim=2)
+    torch.testing.assert_close(pipeline.reconstruct(clip[0], overlap_frames=2), expected, rtol=0, atol=1e-6)
+
+
+def test_long_videos_that_cannot_be_are_refused(pipeline: MagvitPipeline) -> None:
+    clip = random_clip()
+    for words, ask in (
+        ("OPC .*expected a frame prediction", lambda: pipeline.extend("OPC", condition=clip, num_frames=9)),
+        ("0 frames, task FP starts from 1", lambda: pipeline.extend("FP", condition=clip[:, :, :0], num_frames=9)),
+        ("num_frames=0", lambda: pipeline.extend("FP", condition=clip, num_frames=0)),
+        ("CG .*has no condition", lambda: pipeline.windows("CG", condition=clip)),
+        ("3 frames, expected at least the 4", lambda: pipeline.windows("FI", condition=clip[:, :, :3])),
+        ("overlap_frames=4", lambda: pipeline.reconstruct(clip, overlap_frames=4)),
+    ):
+        with pytest.raises(Refusal, match=words):
+            ask()

@@ -1,5 +1,6 @@
 """COMMIT decoding with models whose answer is known."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from magvit_scale.commit.condition import build_condition
-from magvit_scale.commit.decoding import Decoded, Logits, decode, draw_gumbel, guided
+from magvit_scale.commit.decoding import Decoded, Gumbel, Logits, decode, draw_gumbel, guided
 from magvit_scale.commit.tasks import MASK_TOKEN
 from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task, TransformerConfig
 
@@ -32,13 +33,17 @@ def noisy(latents: Tensor, unknown: Tensor) -> Tensor:
     return torch.randn(BATCH, NUM_TOKENS, CODES, generator=torch.Generator().manual_seed(1))
 
 
+def noise_of(seeds: Iterable[int]) -> Gumbel:
+    return draw_gumbel([torch.Generator().manual_seed(seed) for seed in seeds])
+
+
 def run(
     logits: Logits, config: DecodingConfig, start: Tensor | None = None, fixed: Tensor | None = None, seed: int = 0
 ) -> Decoded:
     """Decodes from `start` (MASK everywhere) all but the `fixed` positions (none)."""
     start = torch.full((BATCH, NUM_TOKENS), MASK_TOKEN) if start is None else start
     unknown = torch.ones_like(start, dtype=torch.bool) if fixed is None else ~fixed
-    return decode(logits, start, unknown, config, draw_gumbel(torch.Generator().manual_seed(seed)))
+    return decode(logits, start, unknown, config, noise_of(range(seed, seed + len(start))))
 
 
 SCHEDULES = ("cosine", "uniform", "exp", "log", "pow2.5", "poly:-1.0,1.0")
@@ -215,6 +220,27 @@ def test_decoding_is_a_function_of_the_generator_alone() -> None:
     assert torch.equal(first.fixed_by_step, again.fixed_by_step)
     assert not torch.equal(first.tokens, other.tokens)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_clips_noise_is_its_own_whatever_stands_beside_it() -> None:
+    shape, draws = torch.Size((3, 5, 7)), 3
+    together = noise_of([4, 9, 4])
+    batches = [together(shape) for _ in range(draws)]
+    for row, seed in enumerate((4, 9, 4)):
+        alone = noise_of([seed])
+        for batch in batches:
+            assert torch.equal(alone(torch.Size((1, 5, 7)))[0], batch[row])
+    assert not torch.equal(batches[0], batches[1])
+    assert not torch.equal(batches[0][0], batches[0][1])
+    with pytest.raises(ValueError, match="3 generators for a batch of 2"):
+        together(torch.Size((2, 5, 7)))
+
+
+def test_noise_is_of_the_standard_gumbel_distribution() -> None:
+    noise = noise_of([0])(torch.Size((1, 100_000)))
+    # Mean: Euler's constant; variance: pi^2 / 6. Four deviations of each.
+    assert abs(noise.mean().item() - 0.5772) < 0.017
+    assert abs(noise.var().item() - 1.6449) < 0.05
 
 
 def test_ties_do_not_keep_tokens_unknown() -> None:
