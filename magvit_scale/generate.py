@@ -1,79 +1,90 @@
 """Task, condition clip and class -> videos: `magvit generate configs/generate/demo.yaml [key=value ...]`.
 
-Conditions and classes come from held-out clips. Writes, per task and sample, the condition, the generated and the
-real video as mp4, and samples.npz with the same frames and the decoding trajectory of each task's first sample.
+Runs alone, under torchrun, the deepspeed launcher or srun; ranks share the samples. Writes, per task and sample, the
+condition, the generated and the real clip, the tokens of all, a picture of the decoding steps, and samples.npz for the
+report. Killed and started again it writes the same files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange, repeat
 from numpy.typing import NDArray
-from torch import Tensor
 
-from magvit_scale.commit.tasks import condition_mask
-from magvit_scale.config import GenerateConfig, Task, dump, parse
-from magvit_scale.data.clips import held_out_clips, to_frames, to_unit_range
-from magvit_scale.data.sources import open_clips
-from magvit_scale.files import write_npz
+from magvit_scale.conditions import Batch, Conditions, is_sliding, show_given
+from magvit_scale.config import GenerateConfig, Task, parse, to_yaml
+from magvit_scale.data.clips import to_frames
+from magvit_scale.files import write_npz, write_text
 from magvit_scale.pipeline import Generated, MagvitPipeline
-from magvit_scale.progress import progress
-from magvit_scale.video import encode_mp4
-
-NOT_GIVEN = 0.5
-"""Grey level of pixels that a task does not give, in the condition's picture."""
+from magvit_scale.progress import progress_bar
+from magvit_scale.sample_files import TaskSamples, in_turn, token_grids, trajectory, write_samples, write_steps
+from magvit_scale.training import distributed
+from magvit_scale.training.ranks import Ranks
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Generates `samples_per_task` clips for every task, one process."""
+    """Generates `samples_per_task` clips for every task. Collective: every rank must call."""
     config = parse(GenerateConfig, argv)
-    output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
-    dump(config, output / "config.yaml")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline = MagvitPipeline.from_pretrained(config.tokenizer, config.transformer, device)
-    real, labels = load_conditions(config, device)
-    arrays: dict[str, NDArray] = {"classes": np.array(open_clips(config.clips).classes), "fps": np.array(config.fps)}
-    for task in progress(config.tasks, "generate", len(config.tasks), unit="task"):
-        made = pipeline(task, condition=real, labels=labels, decoding=config.decoding, seed=config.seed)
-        clips = {"condition": show_given(task, real), "generated": made.clips, "real": real}
-        frames = {f"{task}/{kind}": to_frames(clip) for kind, clip in clips.items()}
-        write_videos(output, frames, config.fps)
-        arrays |= frames | {f"{task}/label": labels.cpu().numpy()} | trajectory(pipeline, task, made)
-    write_npz(output / "samples.npz", arrays)
+    ranks = distributed.start()
+    pipeline = MagvitPipeline.from_pretrained(config.model or str(config.tokenizer), config.transformer, ranks.device)
+    conditions, output = Conditions(config, pipeline), Path(config.output)
+    fps = config.fps or pipeline.fps
+    if ranks.is_main:
+        write_text(output / "config.yaml", to_yaml(config))
+    samples: dict[Task, TaskSamples] = {task: TaskSamples() for task in config.tasks}
+    for batch, task in in_order(config, conditions, ranks):
+        made = generate(config, pipeline, task, batch)
+        given = show_given(config, pipeline, task, batch.clips)
+        clips = {"condition": to_frames(given), "generated": to_frames(made.clips), "real": to_frames(batch.clips)}
+        shown = clips if conditions.has_clips else {"generated": clips["generated"]}
+        write_samples(output / task, batch.numbers, shown, config.formats, fps)
+        samples[task].add(batch.numbers, batch.labels, token_grids(pipeline, made), clips)
+        if batch.numbers[0] == 0:
+            samples[task].trajectory = trajectory(pipeline, made)
+            write_steps(output / task, samples[task].trajectory)
+    arrays: dict[str, NDArray[Any]] = {"classes": np.array(conditions.classes), "fps": np.array(fps)}
+    for task, own in samples.items():
+        arrays |= gather(output, task, own, config.seed, ranks)
+    if ranks.is_main:
+        write_npz(output / "samples.npz", arrays)
+    distributed.stop()
 
 
-def load_conditions(config: GenerateConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Held-out clips 'n 3 t h w' in [0, 1] and their labels 'n', spread over the split."""
-    batches = list(held_out_clips(config.clips, num_clips=config.samples_per_task, batch_size=config.samples_per_task))
-    clips = torch.cat([to_unit_range(batch["clip"]) for batch in batches])
-    labels = torch.cat([batch["label"] for batch in batches])
-    return clips.to(device), labels.to(device)
+def in_order(config: GenerateConfig, conditions: Conditions, ranks: Ranks) -> Iterator[tuple[Batch, Task]]:
+    """Every task for every batch of this rank, under a progress bar of the main rank."""
+    tasks = tuple(dict.fromkeys(config.tasks))
+    total = len(tasks) * conditions.num_batches(ranks)
+    with progress_bar("generate", total, unit="batch", is_shown=ranks.is_main) as bar:
+        for batch in conditions.batches(ranks):
+            for task in tasks:
+                yield batch, task
+                bar.update(1)
 
 
-def show_given(task: Task, clip: Tensor) -> Tensor:
-    """The pixels a task gives, the others grey; 'n 3 t h w'."""
-    _, _, t, h, w = clip.shape
-    given = condition_mask(task, (t, h, w)).to(clip)
-    return clip * given + NOT_GIVEN * (1 - given)
+def generate(config: GenerateConfig, pipeline: MagvitPipeline, task: Task, batch: Batch) -> Generated:
+    """A batch of one task; sample i has the seed config.seed + i."""
+    num_frames, seeds = batch.clips.shape[2], [config.seed + number for number in batch.numbers]
+    told: dict[str, Any] = {
+        "condition": batch.clips,
+        "label": batch.labels,
+        "decoding": config.decoding,
+        "seed": seeds,
+    }
+    if num_frames == pipeline.clip_shape[0]:
+        return pipeline(task, **told)
+    if is_sliding(task):
+        return pipeline.extend(task, num_frames=num_frames, **told)
+    return pipeline.windows(task, overlap_frames=config.overlap_frames, **told)
 
 
-def trajectory(pipeline: MagvitPipeline, task: Task, made: Generated) -> dict[str, NDArray]:
-    """The first sample after each decoding step: its clip, and which tokens are fixed by then."""
-    t, h, w = pipeline.transformer.latent_shape
-    clips = pipeline.detokenize(made.decoded.tokens_by_step[:, 0])
-    fixed = rearrange(made.decoded.fixed_by_step[:, 0], "k (t h w) -> k t h w", t=t, h=h, w=w)
-    return {f"trajectory/{task}/clips": to_frames(clips), f"trajectory/{task}/fixed": fixed.cpu().numpy()}
-
-
-def write_videos(output: Path, frames: dict[str, NDArray[np.uint8]], fps: int) -> None:
-    """Writes <task>/NNNN_<kind>.mp4, enlarged so that players show small clips well."""
-    for name, clips in frames.items():
-        task, kind = name.split("/")
-        (output / task).mkdir(exist_ok=True)
-        for index, clip in enumerate(clips):
-            scale = max(1, 128 // clip.shape[1])
-            large = repeat(clip, "t h w c -> t (h sh) (w sw) c", sh=scale, sw=scale)
-            encode_mp4(large, output / task / f"{index:04d}_{kind}.mp4", fps=fps)
+def gather(output: Path, task: Task, own: TaskSamples, seed: int, ranks: Ranks) -> dict[str, NDArray[Any]]:
+    """Writes <task>/tokens.npz and returns the task's part of samples.npz. Collective."""
+    tokens, labels = in_turn(own.tokens, torch.int64, ranks), in_turn(own.labels, torch.int64, ranks)
+    shown = {f"{task}/{kind}": in_turn(clips, torch.uint8, ranks) for kind, clips in own.frames.items()}
+    if ranks.is_main:
+        seeds = seed + np.arange(len(tokens))
+        write_npz(output / task / "tokens.npz", {"tokens": tokens, "seeds": seeds, "labels": labels})
+    shown[f"{task}/label"] = labels[: len(shown[f"{task}/generated"])]
+    return shown | {f"trajectory/{task}/{name}": array for name, array in own.trajectory.items()}

@@ -5,25 +5,57 @@ from typing import Any, Literal
 
 from magvit_scale.config.commit import TASKS, DecodingConfig, Task
 from magvit_scale.config.data import ClipsConfig
+from magvit_scale.config.reading import Refusal
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """magvit generate: task, condition clip and class -> videos."""
+    """magvit generate: task, condition clip and class -> videos. Ranks share the samples; a sample is a function of its
+    seed, whatever the batch and the number of ranks.
+    """
 
-    tokenizer: str
+    model: str | None = None
+    """Pipeline folder, with model_index.json; instead of tokenizer and transformer."""
+    tokenizer: str | None = None
     """Export folder of a 3D VQGAN."""
-    transformer: str
+    transformer: str | None = None
     """Export folder of a transformer."""
     output: str
-    """Folder that receives <task>/NNNN_{condition,generated,real}.mp4 and samples.npz."""
-    clips: ClipsConfig
-    """Where condition clips and classes come from."""
+    """Folder that receives <task>/NNNN_{condition,generated,real} in every format, <task>/tokens.npz,
+    <task>/0000_steps.png and samples.npz, the first 16 samples for the report."""
+    clips: ClipsConfig = field(default_factory=ClipsConfig)
+    """Where condition clips and classes come from; needed by all tasks but CG."""
+    videos: tuple[str, ...] = ()
+    """Video files instead of clips, taken in turn: from their first frame on, every clips.frame_stride-th; the short
+    side is scaled to the models' size, the long one cropped."""
+    labels: tuple[str, ...] = ()
+    """Classes by name or number, taken in turn; by default those of the clips."""
     tasks: tuple[Task, ...] = TASKS
     samples_per_task: int = 8
+    batch_size: int = 8
+    """Samples that a rank generates at once."""
+    num_frames: int | None = None
+    """Frames of the videos, in place of clips.num_frames; more than the models' clips go by windows: frame prediction
+    slides on from its own last frames, other tasks need a condition of so many frames. null: the models' number."""
+    overlap_frames: int = 0
+    """Frames that windows share; they are cross-faded. Not for frame prediction."""
     decoding: DecodingConfig = DecodingConfig()
     seed: int = 0
-    fps: int = 8
+    """Of the first sample; the others count on."""
+    formats: tuple[Literal["mp4", "webp", "png"], ...] = ("mp4",)
+    """`png`: one picture per sample, condition, generated and real clip below each other, their frames side by side."""
+    fps: int | None = None
+    """Frames per second of the files; null: the pipeline folder's, or 8."""
+
+    def __post_init__(self) -> None:
+        """Refuses models that are named twice, or not at all."""
+        given = [name for name in ("model", "tokenizer", "transformer") if getattr(self, name)]
+        if given not in (["model"], ["tokenizer", "transformer"]):
+            found = " and ".join(given) or "no models"
+            raise Refusal(
+                f"{found} given: expected either model=FOLDER, or tokenizer=FOLDER and transformer=FOLDER; null takes "
+                "back what a file says"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

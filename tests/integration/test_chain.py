@@ -202,7 +202,8 @@ def test_one_clip_is_generated_per_task(road: Road) -> None:
             # All steps of one sample are detokenized together, which may round another way than a sample alone.
             last = arrays[f"trajectory/{task}/clips"][-1].astype(int)
             assert np.abs(last - clips["generated"][0]).max() <= 1
-            assert names(road.generated / task) == [f"0000_{kind}.mp4" for kind in ("condition", "generated", "real")]
+            videos = [f"0000_{kind}.mp4" for kind in ("condition", "generated", "real")]
+            assert names(road.generated / task) == [*videos, "0000_steps.png", "tokens.npz"]
         assert (arrays["FP/condition"][0, 0] == arrays["FP/real"][0, 0]).all()
         assert (arrays["FP/condition"][0, 1:] == 128).all()
         assert (arrays["CG/condition"] == 128).all()
@@ -280,7 +281,7 @@ def test_the_other_conditionings_train_show_and_are_evaluated(road: Road, tmp_pa
     run = [*road.commit(tmp_path / "run"), *folders, "tasks=[OPH]", f"model.conditioning={conditioning}"]
     train_commit.main([*run, "run.steps=3"])
     saved = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
-    assert saved["conditioning"] == conditioning
+    assert (saved["conditioning"], saved["tasks"]) == (conditioning, ["OPH"])
     folders = [f"train_tokens={tokens['train']}", f"test_tokens={tokens['test']}", f"output={tmp_path / 'judgement'}"]
     judge.main([*road.judge(), f"transformer={tmp_path / 'run'}/export", *folders, "tasks=[OPH]"])
     results = json.loads((tmp_path / "judgement" / "results.json").read_text())
