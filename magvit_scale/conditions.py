@@ -66,10 +66,8 @@ class Conditions:
         while part := list(islice(own, self.config.batch_size)):
             numbers = [number for number, _ in part]
             clips = torch.stack([clip for _, (clip, _) in part]).to(self._device)
-            labels = [
-                self._labels[number % len(self._labels)] if self._labels else label for number, (_, label) in part
-            ]
-            yield Batch(numbers, to_unit_range(clips), torch.tensor(labels))
+            labels = torch.tensor([self._label(number, of_clip) for number, (_, of_clip) in part])
+            yield Batch(numbers, to_unit_range(clips), labels)
 
     def num_batches(self, ranks: Ranks) -> int:
         """Most batches of a rank."""

@@ -10,13 +10,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from magvit_scale import compare_results
-from magvit_scale.config import DecodingConfig, EvaluateConfig, Refusal, Task, load, parse
+from magvit_scale.config import DecodingConfig, EvaluateConfig, Refusal, load, parse
 from magvit_scale.measuring import Networks, add_clips, figures, load_networks, new_tally
 from magvit_scale.metrics.protocol import Protocol, RealClips
 from magvit_scale.metrics.protocols import find_protocol
@@ -168,17 +167,14 @@ def make(evaluation: Evaluation, task: str, tally: Tally, places: Tensor, given:
         token_ids = evaluation.tokenizer.tokenize(given)
         tally.add_codes(token_ids)
         return evaluation.tokenizer.detokenize(token_ids)
-    made = [
-        evaluation.pipeline(
-            cast(Task, task),
-            condition=None if task == "CG" else given[row : row + 1],
-            labels=labels[row : row + 1],
-            decoding=evaluation.decoding,
-            seed=evaluation.seed + int(place),
-        ).clips
-        for row, place in enumerate(places)
-    ]
-    return torch.cat(made)
+    made = evaluation.pipeline(
+        task,
+        condition=None if task == "CG" else given,
+        label=labels,
+        decoding=evaluation.decoding,
+        seed=(places + evaluation.seed).tolist(),
+    )
+    return made.clips
 
 
 def folders_of(config: EvaluateConfig) -> dict[str, str]:

@@ -6,6 +6,7 @@ report. Killed and started again it writes the same files.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(GenerateConfig, argv)
     ranks = distributed.start()
     pipeline = MagvitPipeline.from_pretrained(config.model or str(config.tokenizer), config.transformer, ranks.device)
+    config = replace(config, tasks=config.tasks or pipeline.tasks)
     conditions, output = Conditions(config, pipeline), Path(config.output)
     fps = config.fps or pipeline.fps
     if ranks.is_main:

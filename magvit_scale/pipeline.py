@@ -14,7 +14,7 @@ from magvit_scale.commit.names import Label, Seed, count_clips, labels_of, seeds
 from magvit_scale.commit.tasks import SPECS, num_first_frames
 from magvit_scale.commit.told import told_logits
 from magvit_scale.commit.transformer import CommitTransformer
-from magvit_scale.config import DecodingConfig, Refusal, Task
+from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task
 from magvit_scale.long_video import cross_fade, lengthened, slide, window_seed, window_starts
 from magvit_scale.model_index import ModelIndex, read_index, write_index
 from magvit_scale.vqgan.autoencoder import VQGAN
@@ -87,6 +87,11 @@ class MagvitPipeline:
     def device(self) -> torch.device:
         """Where the models are."""
         return next(self.transformer.parameters()).device
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Tasks that the transformer was trained for; the paper's ten where its config names none."""
+        return self.transformer.config.tasks or TASKS
 
     def trained_task(self, name: str) -> Task:
         """The task of this name, see `task_named`.

@@ -30,7 +30,8 @@ class GenerateConfig:
     side is scaled to the models' size, the long one cropped."""
     labels: tuple[str, ...] = ()
     """Classes by name or number, taken in turn; by default those of the clips."""
-    tasks: tuple[Task, ...] = TASKS
+    tasks: tuple[Task, ...] = ()
+    """None takes all that the transformer was trained for."""
     samples_per_task: int = 8
     batch_size: int = 8
     """Samples that a rank generates at once."""
