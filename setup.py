@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["magvit_scale*"]),
-    package_data={"magvit_scale.page": ["*.html"]},
+    package_data={"magvit_scale.card": ["*.md"], "magvit_scale.page": ["*.html"]},
     python_requires=">=3.10,<3.13",
     install_requires=[
         "av>=17",
@@ -53,7 +53,8 @@ setup(
             "s3fs>=2025.5.1",
             "torch-fidelity>=0.4",  # two libraries of metrics, beside which ours are held
             "torchmetrics>=1.9",
-        ]
+        ],
+        "hub": ["huggingface_hub>=1.0"],  # magvit publish push=owner/name, and models by such names
     },
     entry_points={"console_scripts": ["magvit = magvit_scale.cli:main"]},
 )

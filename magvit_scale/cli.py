@@ -28,6 +28,8 @@ VERBS = {
     ),
     "import-flax": ("magvit_scale.import_flax", "weights of the official code -> a model folder"),
     "export-flax": ("magvit_scale.export_flax", "a model folder -> weights for the official code"),
+    "export-program": ("magvit_scale.export_program", "a VQGAN -> torch.export programs that run without this package"),
+    "publish": ("magvit_scale.publish", "models and what their runs say of them -> a folder for the Hugging Face hub"),
     "report": ("magvit_scale.report", "run folders -> one self-contained HTML page"),
 }
 USAGE_STATUS = 2

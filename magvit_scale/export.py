@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from magvit_scale.commit.transformer import CommitTransformer
-from magvit_scale.config import ExportConfig, Refusal, TrainCommitConfig, TrainVQGANConfig, load, parse
+from magvit_scale.config import ExportConfig, Refusal, TrainCommitConfig, parse
 from magvit_scale.pretrained import save_model, shapes_of
+from magvit_scale.run_record import read_training_config
 from magvit_scale.training.engine_state import MASTER
 from magvit_scale.training.retention import is_complete, latest
 from magvit_scale.training.slices import read_whole
@@ -41,7 +42,7 @@ def export_run(run: str | Path, step: int | None = None, output: str | Path | No
     """
     checkpoint = _find(Path(run) / "checkpoints", step)
     output = Path(run) / "export" if output is None else Path(output)
-    config = _config(checkpoint / "config.yaml")
+    config = read_training_config(checkpoint / "config.yaml")
     if isinstance(config, TrainCommitConfig):
         _save(CommitTransformer, config.model, checkpoint, f"transformer/{MASTER}", output)
     else:
@@ -59,12 +60,6 @@ def _find(folder: Path, step: int | None) -> Path:
         there = ", ".join(path.name for path in sorted(folder.glob("step_*")) if is_complete(path)) or "none"
         raise Refusal(f"{folder}: {what}; there are: {there}")
     return checkpoint
-
-
-def _config(path: Path) -> TrainVQGANConfig | TrainCommitConfig:
-    # Only one of the two stages has token shards.
-    is_commit = any(line.startswith("tokens:") for line in path.read_text().splitlines())
-    return load(TrainCommitConfig, [path]) if is_commit else load(TrainVQGANConfig, [path])
 
 
 def _save(kind: type[nn.Module], config: Any, checkpoint: Path, prefix: str, output: Path) -> None:

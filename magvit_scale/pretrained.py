@@ -1,6 +1,5 @@
 """Models as files: a folder with config.json and model.safetensors, never a pickle."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -13,9 +12,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from magvit_scale import hub
 from magvit_scale.config import Refusal, load
+from magvit_scale.files import sha256
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+def find_folder(name: str | Path) -> Path:
+    """The folder of a model by the name that a user gives.
+
+    Args:
+        name: a path; or, where there is no such path, owner/name or owner/name/part of the Hugging Face hub, whose
+            snapshot must be in the local cache: nothing is fetched.
+
+    Raises:
+        Refusal: there is neither; says which command fetches it.
+    """
+    path = Path(name)
+    return path if path.exists() or not hub.NAME.fullmatch(str(name)) else hub.find_in_cache(str(name))
 
 
 def save_model(model: nn.Module, config: Any, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
@@ -56,9 +71,10 @@ def kind_of(folder: str | Path) -> str:
 
 
 def _read_config(folder: str | Path, kind: str) -> dict[str, Any]:
-    path = Path(folder) / "config.json"
+    path = find_folder(folder) / "config.json"
     if not path.is_file():
-        raise Refusal(f"{folder}: no config.json, expected the export folder of a {kind}")
+        parts = "; it holds parts, give one as FOLDER/tokenizer" if path.with_name("model_index.json").exists() else ""
+        raise Refusal(f"{folder}: no config.json, expected the export folder of a {kind}{parts}")
     try:
         values = json.loads(path.read_text())
     except ValueError as error:  # also of the encoding
@@ -78,8 +94,8 @@ def load_model(build: Callable[[Any], Model], schema: type, folder: str | Path) 
 
 
 def load_tensors(folder: str | Path) -> dict[str, Tensor]:
-    """Reads `folder`/model.safetensors onto the CPU."""
-    path = Path(folder) / "model.safetensors"
+    """Reads `folder`/model.safetensors onto the CPU; `folder` as in `find_folder`."""
+    path = find_folder(folder) / "model.safetensors"
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -106,4 +122,4 @@ def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
 
 def hash_model(folder: str | Path) -> str:
     """sha256 of a model folder's weights: the name under which token shards remember their tokenizer."""
-    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()
+    return sha256(find_folder(folder) / "model.safetensors")

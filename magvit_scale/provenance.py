@@ -31,7 +31,15 @@ def machine(device: str) -> dict[str, str]:
         device: on which it was computed, in words.
     """
     facts = {"host": platform.node(), "system": platform.platform(), "python": platform.python_version()}
-    return facts | {"device": device} | {name: _version(name) for name in PACKAGES}
+    return facts | {"device": device} | {name: version_of(name) for name in PACKAGES}
+
+
+def version_of(name: str) -> str:
+    """Of an installed package."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -42,10 +50,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
         return None
     return answer.stdout
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

@@ -43,8 +43,10 @@ from magvit_scale.config.results import (
     CompareResultsConfig,
     EvaluateConfig,
     ExportConfig,
+    ExportProgramConfig,
     GenerateConfig,
     JudgeConfig,
+    PublishConfig,
     ReportConfig,
 )
 from magvit_scale.config.training import MAY_CHANGE, Granularity, OptimConfig, Precision, RunConfig
@@ -75,6 +77,7 @@ __all__ = [
     "DoctorConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "ExportProgramConfig",
     "FetchWeightsConfig",
     "GenerateConfig",
     "Granularity",
@@ -92,6 +95,7 @@ __all__ = [
     "Perceptual",
     "Precision",
     "PrecomputeTokensConfig",
+    "PublishConfig",
     "Refusal",
     "ReportConfig",
     "ResourcesConfig",

@@ -166,3 +166,50 @@ class CompareResultsConfig:
     """Result of `magvit evaluate` with a protocol; the first file named."""
     theirs: str | None = None
     """Another one; null shows the paper's figures only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishConfig:
+    """magvit publish: model folders and what their runs say of them -> a folder for the Hugging Face hub, with a card.
+
+    A folder that holds other models is refused; the same models are written again to the same bytes.
+    """
+
+    tokenizer: str
+    """Export folder of a VQGAN, inside its run folder where the card is to say how it was trained."""
+    transformer: str | None = None
+    """Export folder of a transformer of that tokenizer; null publishes the tokenizer alone."""
+    output: str
+    """Folder that receives model_index.json, tokenizer/, transformer/ and README.md; a tokenizer alone is put into the
+    folder itself."""
+    results: tuple[str, ...] = ()
+    """Results of magvit evaluate for these models."""
+    classes: tuple[str, ...] = ()
+    """Names by class id; empty takes those of the transformer's token shards, or of the tokenizer's clip shards."""
+    fps: float | None = None
+    """Of the clips; null takes that of the tokenizer's clip shards."""
+    license: str = "apache-2.0"
+    """Of the weights, as the hub abbreviates it; you know what the training videos allow."""
+    datasets: tuple[str, ...] = ()
+    """The hub's ids of the training data, where they are there."""
+    push: str | None = None
+    """owner/name: uploads the folder to the Hugging Face hub as well (pip install huggingface_hub, hf auth login). A
+    repository that is not there is made as the hub makes it: public, but for organisations that say otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportProgramConfig:
+    """magvit export-program: a VQGAN -> tokenize.pt2 and detokenize.pt2, which run with torch alone, for any batch.
+
+    Both are loaded again and compared with the model; program.json holds what was found. Ends with status 1 where they
+    differ.
+    """
+
+    model: str
+    """Export folder of a VQGAN."""
+    output: str
+    """Folder that receives the two programs and program.json."""
+    num_frames: int | None = None
+    """Of the clips that the programs take; null takes what the model's folder or its run says."""
+    size_px: int | None = None
+    """Of the same clips."""
