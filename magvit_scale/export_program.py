@@ -113,7 +113,7 @@ def compare(model: VQGAN, tokenize: Program, detokenize: Program, shape: Shape) 
         ids, expected = tokenize(clips), model.tokenize(clips)
         where = ids != expected
         tokens, different = tokens + ids.numel(), different + int(where.sum())
-        near_ties += int((excess_distances(model, model.encode(clips), ids)[where] < TIE).sum())
+        near_ties += int((excess_distances(model, model.encode(clips), ids, where) < TIE).sum())
         any_ids = torch.randint(
             model.config.codebook_size, ids.shape, generator=torch.Generator().manual_seed(len(ids))
         )

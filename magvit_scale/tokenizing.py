@@ -96,23 +96,23 @@ def compare(tokenizer: VQGAN, clips: Tensor, ids: Tensor) -> Comparison:
     different = int(where.sum())
     if not different or clips.device.type in EXACT_DEVICES:
         return Comparison(0, ids.numel(), different, 0)
-    shares = excess_distances(tokenizer, latents, ids)[where]
+    shares = excess_distances(tokenizer, latents, ids, where)
     return Comparison(0, ids.numel(), different, int((shares < NEAR_TIE).sum()))
 
 
-def excess_distances(tokenizer: VQGAN, latents: Tensor, ids: Tensor) -> Tensor:
-    """How much farther than the nearest code the given ones are: squared distances, as a share of the squared lengths.
+def excess_distances(tokenizer: VQGAN, latents: Tensor, ids: Tensor, where: Tensor) -> Tensor:
+    """How much farther than the nearest codes the given ones are: squared distances, as shares of the squared lengths.
 
     Args:
         tokenizer: whose codebook it is.
         latents: 'b d t h w', of `encode`.
         ids: 'b t h w' int64.
+        where: 'b t h w' bool, the n places that are looked at.
 
     Returns:
-        'b t h w' float32; 0 for the nearest code.
+        'n' float32; 0 for a nearest code.
     """
-    vectors, flat = rearrange(latents.float(), "b d t h w -> (b t h w) d"), ids.flatten()
+    vectors, chosen = rearrange(latents.float(), "b d t h w -> b t h w d")[where], ids[where]
     distances = tokenizer.quantizer.compute_distances(vectors)
-    margins = distances.gather(1, flat[:, None])[:, 0] - distances.min(dim=1).values
-    lengths = vectors.square().sum(1) + tokenizer.quantizer.codebook.float()[flat].square().sum(1)
-    return (margins / lengths).reshape(ids.shape)
+    margins = distances.gather(1, chosen[:, None])[:, 0] - distances.min(dim=1).values
+    return margins / (vectors.square().sum(1) + tokenizer.quantizer.codebook.float()[chosen].square().sum(1))

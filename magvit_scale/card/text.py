@@ -50,8 +50,8 @@ def _summary(contents: Contents) -> str:
     if contents.transformer is None:
         return f"A video tokenizer in the manner of {PAPER}, for magvit_scale: clips to ids and back."
     return (
-        f"A video tokenizer and a masked transformer in the manner of {PAPER}, for magvit_scale: clips from a task, what "
-        "the task gives of a clip, and a class."
+        f"A video tokenizer and a masked transformer in the manner of {PAPER}, for magvit_scale: clips from a task, "
+        "what the task gives of a clip, and a class."
     )
 
 

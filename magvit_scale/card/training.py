@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
+from urllib.parse import urlsplit
 
 from magvit_scale.card.contents import Part
 from magvit_scale.card.tables import NOT_KNOWN
 from magvit_scale.config import ClipsConfig, OptimConfig, TrainCommitConfig, TrainVQGANConfig
+from magvit_scale.data.sources import is_stream
 from magvit_scale.run_record import RunRecord
 
 VERSIONS = ("torch", "deepspeed")
@@ -51,7 +53,9 @@ def _names(clips: ClipsConfig) -> str:
     """Names only: where they lie is the trainer's own affair, and an address may hold a password."""
     if clips.sources:
         return ", ".join(f"`{name}` (weight {source.weight:g})" for name, source in sorted(clips.sources.items()))
-    return "a stream" if clips.shards.startswith("pipe:") else f"clip shards `{PurePath(clips.shards).name}`"
+    if is_stream(clips.shards):
+        return "a stream"
+    return f"clip shards `{PurePath(urlsplit(clips.shards).path).name}`"
 
 
 def _optimiser(optim: OptimConfig) -> str:
