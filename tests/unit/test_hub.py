@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from magvit_scale import publish
 from magvit_scale.config import Refusal
 from magvit_scale.pretrained import find_folder, hash_model, kind_of
 from magvit_scale.vqgan.autoencoder import VQGAN
@@ -83,6 +84,24 @@ def test_without_the_package_a_name_is_refused_with_both_commands(
     )
 
 
+@pytest.mark.parametrize("name", ["toy", "acme/toy/tokenizer", "acme/../toy"])
+def test_a_place_for_an_upload_that_is_none_is_refused_before_anything_is_written(
+    name: str, hub: StandIn, tmp_path: Path
+) -> None:
+    tokenizer = write_tokenizer(tmp_path / "export")
+    with pytest.raises(Refusal, match=f"^push={name}: expected owner/name"):
+        publish.main([f"tokenizer={tokenizer}", f"output={tmp_path / 'toy'}", f"push={name}"])
+    assert not (tmp_path / "toy").exists()
+
+
+def test_a_hub_that_refuses_is_one_line_and_the_folder_is_complete(hub: StandIn, tmp_path: Path) -> None:
+    hub.error = OSError("403\nForbidden")
+    argv = [f"tokenizer={write_tokenizer(tmp_path / 'export')}", f"output={tmp_path / 'toy'}", "push=acme/toy"]
+    with pytest.raises(Refusal, match=r"^push=acme/toy: 403 Forbidden; .*/toy is complete, push again"):
+        publish.main(argv)
+    assert (tmp_path / "toy" / "README.md").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not IS_INSTALLED, reason="needs the package huggingface_hub: pip install -e .[hub]")
 def test_a_model_goes_up_and_comes_down_by_the_real_package(tmp_path: Path) -> None:
@@ -100,10 +119,10 @@ def test_a_model_goes_up_and_comes_down_by_the_real_package(tmp_path: Path) -> N
         ).stdout
 
     load = "from magvit_scale.pretrained import hash_model; print(hash_model('acme/toy'))"
-    publish = f"from magvit_scale.publish import main; main(['tokenizer={tokenizer}', 'output=toy', 'push=acme/toy'])"
+    send = f"from magvit_scale.publish import main; main(['tokenizer={tokenizer}', 'output=toy', 'push=acme/toy'])"
     with servers_of_handlers() as start:
         environment["HF_ENDPOINT"] = start(handler)
-        assert run(publish).splitlines()[-1] == f"{environment['HF_ENDPOINT']}/acme/toy"
+        assert run(send).splitlines()[-1] == f"{environment['HF_ENDPOINT']}/acme/toy"
         run("import huggingface_hub as hub; hub.snapshot_download('acme/toy')")
     written = {path.name: path.read_bytes() for path in (tmp_path / "toy").iterdir()}
     assert handler.files == written
