@@ -44,6 +44,7 @@ setup(
         "dev": [
             "flask>=3.0",  # with flask-cors what moto's server needs; moto[server] brings 30 packages more
             "flask-cors>=4.0",
+            "huggingface_hub>=2.4",
             "hypothesis>=6.150",
             "import-linter>=2.3",
             "moto[s3]>=5.1.4",
@@ -54,7 +55,7 @@ setup(
             "torch-fidelity>=0.4",  # two libraries of metrics, beside which ours are held
             "torchmetrics>=1.9",
         ],
-        "hub": ["huggingface_hub>=1.0"],  # magvit publish push=owner/name, and models by such names
+        "hub": ["huggingface_hub>=2.4"],  # magvit publish push=owner/name, and models by such names
     },
     entry_points={"console_scripts": ["magvit = magvit_scale.cli:main"]},
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from magvit_scale.config import Refusal
 from magvit_scale.files import write_json
+from magvit_scale.provenance import version_of
 
 FILE = "model_index.json"
 KIND = "MagvitPipeline"
@@ -21,13 +22,13 @@ class ModelIndex:
     transformer: str = "transformer"
     classes: tuple[str, ...] = ()
     """Names by class id; empty where there are none."""
-    fps: float = 8
-    """Frames per second of the clips that it was trained on."""
+    fps: float | None = None
+    """Frames per second of the clips that it was trained on; null where nobody knows."""
 
 
 def write_index(folder: str | Path, index: ModelIndex) -> None:
     """Writes model_index.json, aside first, then renamed."""
-    write_json(Path(folder, FILE), {"model": KIND, **asdict(index)})
+    write_json(Path(folder, FILE), {"model": KIND, "version": version_of("magvit_scale"), **asdict(index)})
 
 
 def read_index(folder: str | Path) -> ModelIndex:
@@ -56,9 +57,9 @@ def _checked(path: Path, values: dict[str, Any]) -> ModelIndex:
         name = values.get(key, key)
         if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
             raise Refusal(f"{path}: {key}={name!r}, expected the name of a sub-folder")
-    classes, fps = values.get("classes", []), values.get("fps", 8)
+    classes, fps = values.get("classes", []), values.get("fps")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise Refusal(f"{path}: classes={str(classes)[:60]}, expected a list of names")
-    if not isinstance(fps, int | float) or not 0 < fps < float("inf"):
-        raise Refusal(f"{path}: fps={fps!r}, expected frames per second above 0")
+    if fps is not None and not (isinstance(fps, int | float) and 0 < fps < float("inf")):
+        raise Refusal(f"{path}: fps={fps!r}, expected frames per second above 0, or null")
     return ModelIndex(**values | {"classes": tuple(classes)})

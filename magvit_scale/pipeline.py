@@ -17,7 +17,10 @@ from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task
 from magvit_scale.long_video import cross_fade, lengthened, slide, window_seed, window_starts
 from magvit_scale.model_index import ModelIndex, read_index, write_index
+from magvit_scale.pretrained import find_folder
 from magvit_scale.vqgan.autoencoder import VQGAN
+
+DEFAULT_FPS = 8.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class MagvitPipeline:
     """
 
     def __init__(
-        self, tokenizer: VQGAN, transformer: CommitTransformer, classes: Sequence[str] = (), fps: float = 8
+        self, tokenizer: VQGAN, transformer: CommitTransformer, classes: Sequence[str] = (), fps: float = DEFAULT_FPS
     ) -> None:
         if transformer.codebook_size != tokenizer.config.codebook_size:
             raise Refusal(
@@ -58,17 +61,19 @@ class MagvitPipeline:
     def from_pretrained(
         cls, folder: str | Path, transformer: str | Path | None = None, device: torch.device | str = "cpu"
     ) -> "MagvitPipeline":
-        """Reads a pipeline folder, or a tokenizer's and a transformer's export folders, onto a device.
+        """Reads a pipeline folder, or a tokenizer's and a transformer's export folders, onto a device; each a path or
+        a name of the Hugging Face hub, see `find_folder`.
 
         Raises:
             Refusal: a folder is none of these.
         """
         index, tokenizer = ModelIndex(), folder
         if transformer is None:
-            index = read_index(folder)
-            tokenizer, transformer = Path(folder, index.tokenizer), Path(folder, index.transformer)
+            whole = find_folder(folder)
+            index = read_index(whole)
+            tokenizer, transformer = whole / index.tokenizer, whole / index.transformer
         models = VQGAN.from_pretrained(tokenizer), CommitTransformer.from_pretrained(transformer)
-        return cls(models[0].to(device), models[1].to(device), index.classes, index.fps)
+        return cls(models[0].to(device), models[1].to(device), index.classes, index.fps or DEFAULT_FPS)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes tokenizer/, transformer/ and then model_index.json."""

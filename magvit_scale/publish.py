@@ -16,10 +16,11 @@ from magvit_scale.card.text import LIBRARY, render
 from magvit_scale.config import PublishConfig, Refusal, parse
 from magvit_scale.files import sha256, write_json, write_text, written_aside
 from magvit_scale.metrics.results import read_result
+from magvit_scale.model_index import FILE, ModelIndex, write_index
 from magvit_scale.provenance import version_of
 from magvit_scale.run_record import PREPROCESSOR
 
-WEIGHTS, CONFIG, CARD, INDEX = "model.safetensors", "config.json", "README.md", "model_index.json"
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,8 +68,8 @@ def _write(contents: Contents, places: dict[Path, Part], output: Path) -> list[s
     write_text(output / CARD, render(contents))
     written += [f"{preprocessor}", CARD]
     if contents.transformer is not None:
-        write_json(output / INDEX, _index(contents))
-        written.append(INDEX)
+        write_index(output, ModelIndex(classes=contents.classes, fps=contents.clips.fps))
+        written.append(FILE)
     return written
 
 
@@ -79,13 +80,3 @@ def _copy(source: Path, target: Path) -> None:
 
 def _preprocessing(contents: Contents) -> dict[str, Any]:
     return {**asdict(contents.clips), "value_range": [0, 1], "layout": "b c t h w", "dtype": "float32"}
-
-
-def _index(contents: Contents) -> dict[str, Any]:
-    return {
-        "model": "MagvitPipeline",
-        "version": version_of(LIBRARY),
-        **{role: role for role in contents.parts},
-        "classes": list(contents.classes),
-        "fps": contents.clips.fps,
-    }

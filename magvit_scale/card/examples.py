@@ -16,21 +16,19 @@ with torch.no_grad():
     reconstruction = tokenizer.detokenize(ids)  # 'b 3 t h w' in [0, 1]"""
 
 BOTH = """\
-import torch
-
 from magvit_scale.pipeline import MagvitPipeline
-from magvit_scale.pretrained import find_folder
 
-folder = find_folder("{name}")  # {where}
-pipe = MagvitPipeline.from_pretrained(folder / "tokenizer", folder / "transformer")
+pipe = MagvitPipeline.from_pretrained("{name}")  # {where}
 {call}"""
 
 CLASS = """\
-clips = pipe("{task}", labels=torch.tensor([0]), seed=0).clips  # 'b 3 t h w' in [0, 1]"""
+clips = pipe("{task}", label=0, seed=0).clips  # 'b 3 t h w' in [0, 1]"""
 
 CONDITION = """\
+import torch
+
 condition = torch.rand(1, 3, {frames}, {size}, {size})  # your clip; only what the task gives of it is looked at
-clips = pipe("{task}", condition=condition{labels}, seed=0).clips  # 'b 3 t h w' in [0, 1]"""
+clips = pipe("{task}", condition=condition{label}, seed=0).clips  # 'b 3 t h w' in [0, 1]"""
 
 
 def example(contents: Contents) -> str:
@@ -42,10 +40,10 @@ def example(contents: Contents) -> str:
     if contents.transformer is None:
         return TOKENIZER.format(name=contents.name, where=where, frames=frames, size=size)
     task = _task(contents)
-    labels = ", labels=torch.tensor([0])" if SPECS[task].is_class_conditional else ""
+    label = ", label=0" if SPECS[task].is_class_conditional else ""
     call = CLASS if SPECS[task].fill is None else CONDITION
     return BOTH.format(
-        name=contents.name, where=where, call=call.format(task=task, frames=frames, size=size, labels=labels)
+        name=contents.name, where=where, call=call.format(task=task, frames=frames, size=size, label=label)
     )
 
 

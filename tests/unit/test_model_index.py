@@ -8,12 +8,14 @@ import pytest
 
 from magvit_scale.config import Refusal
 from magvit_scale.model_index import ModelIndex, read_index, write_index
+from magvit_scale.provenance import version_of
 
 
 def test_an_index_is_read_back(tmp_path: Path) -> None:
     index = ModelIndex(classes=("Archery", "${oc.env:HOME}"), fps=25)
     write_index(tmp_path, index)
     assert json.loads((tmp_path / "model_index.json").read_text()) == {
+        "version": version_of("magvit_scale"),
         "model": "MagvitPipeline",
         "tokenizer": "tokenizer",
         "transformer": "transformer",
