@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["magvit_scale*"]),
-    package_data={"magvit_scale.card": ["*.md"], "magvit_scale.page": ["*.html"]},
+    package_data={"magvit_scale.card": ["*.md"], "magvit_scale.page": ["*.html", "*.css"]},
     python_requires=">=3.10,<3.13",
     install_requires=[
         "av>=17",

@@ -30,7 +30,7 @@ VERBS = {
     "export-flax": ("magvit_scale.export_flax", "a model folder -> weights for the official code"),
     "export-program": ("magvit_scale.export_program", "a VQGAN -> torch.export programs that run without this package"),
     "publish": ("magvit_scale.publish", "models and what their runs say of them -> a folder for the Hugging Face hub"),
-    "report": ("magvit_scale.report", "run folders -> one self-contained HTML page"),
+    "report": ("magvit_scale.report", "run folders -> a self-contained HTML page each, and one that compares them"),
 }
 USAGE_STATUS = 2
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from magvit_scale.config import CompareResultsConfig, Refusal, parse
+from magvit_scale.metrics.protocol import Published
 from magvit_scale.metrics.protocols import PROTOCOLS
 from magvit_scale.metrics.results import Figure, Result, read_result, refuse_unlike, unlike_published
 from magvit_scale.progress import aligned
@@ -50,7 +51,8 @@ def _lines(results: dict[str, Result]) -> Iterator[str]:
     names = [name for name in ours.figures if all(name in result.figures for result in results.values())]
     yield from aligned([row for name in names for row in _rows(results, name)])
     yield ""
-    yield from _remarks(results)
+    yield from (f"{path}: {words}" for path, result in results.items() for words in reservations(result))
+    yield from remarks(ours)
 
 
 def _rows(results: dict[str, Result], name: str) -> Iterator[tuple[str, str, str]]:
@@ -59,42 +61,44 @@ def _rows(results: dict[str, Result], name: str) -> Iterator[tuple[str, str, str
     yield from ((name, _show(figure), path) for path, figure in zip(results, figures, strict=True))
     if len(figures) > 1:
         yield "", f"{figures[1].mean - figures[0].mean:+.4g}", "difference"
-    yield from _published(results, name)
+    for entry in published(list(results.values()), name):
+        value = f"{entry.value:g}" + (f" +- {entry.spread:g}" if entry.spread is not None else "")
+        yield "", value, f"{entry.model} ({entry.source})"
 
 
 def _show(figure: Figure) -> str:
     return f"{figure.mean:.5g}" + (f" +- {figure.spread:.2g}" if len(figure.folds) > 1 else "")
 
 
-def _published(results: dict[str, Result], name: str) -> Iterator[tuple[str, str, str]]:
-    """What papers print, where every result may stand beside it."""
-    ours = next(iter(results.values()))
-    if not _is_known(ours) or not all(result.comparable for result in results.values()):
+def published(results: Sequence[Result], name: str) -> list[Published]:
+    """What papers print of a figure, where every one of the results, of one protocol, may stand beside it."""
+    if not all(_is_known(result) and result.comparable for result in results):
+        return []
+    return [entry for entry in PROTOCOLS[results[0].protocol].published if entry.figure == name]
+
+
+def reservations(result: Result) -> Iterator[str]:
+    """What sets a result apart from the paper's."""
+    if not _is_known(result):
         return
-    for entry in PROTOCOLS[ours.protocol].published:
-        if entry.figure == name:
-            value = f"{entry.value:g}" + (f" +- {entry.spread:g}" if entry.spread is not None else "")
-            yield "", value, f"{entry.model} ({entry.source})"
+    protocol = PROTOCOLS[result.protocol]
+    if not result.comparable:
+        reasons = unlike_published(protocol, result.weights) or ["the file says so"]
+        yield f"NOT COMPARABLE with any paper: {'; '.join(reasons)}"
+    if changes := _differences(result.decoding, asdict(protocol.decoding) if protocol.decoding else {}):
+        yield f"decoding is not the paper's: {', '.join(changes)}"
+
+
+def remarks(result: Result) -> Iterator[str]:
+    """What must be said of every result of this protocol."""
+    if not _is_known(result):
+        yield f"this version has no protocol {result.protocol} {result.protocol_hash[:12]}: no published figures"
+    elif PROTOCOLS[result.protocol].assumptions:
+        yield f"assumed by this protocol: {PROTOCOLS[result.protocol].assumptions}"
 
 
 def _is_known(result: Result) -> bool:
     return result.protocol in PROTOCOLS and PROTOCOLS[result.protocol].hash == result.protocol_hash
-
-
-def _remarks(results: dict[str, Result]) -> Iterator[str]:
-    ours = next(iter(results.values()))
-    if not _is_known(ours):
-        yield f"this version has no protocol {ours.protocol} {ours.protocol_hash[:12]}: no published figures"
-        return
-    protocol = PROTOCOLS[ours.protocol]
-    for path, result in results.items():
-        if not result.comparable:
-            reasons = unlike_published(protocol, result.weights) or ["the file says so"]
-            yield f"{path}: NOT COMPARABLE with any paper: {'; '.join(reasons)}"
-        if changes := _differences(result.decoding, asdict(protocol.decoding) if protocol.decoding else {}):
-            yield f"{path}: decoding is not the paper's: {', '.join(changes)}"
-    if protocol.assumptions:
-        yield f"assumed by this protocol: {protocol.assumptions}"
 
 
 def _differences(found: dict[str, Any], paper: dict[str, Any]) -> list[str]:

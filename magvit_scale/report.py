@@ -1,163 +1,148 @@
-"""magvit report: run folders -> one HTML page that opens from disk, and the gates' verdict.
+"""magvit report RUN...: run folders -> a page each that opens from disk, one that compares them, the gates' verdict.
 
-python -m magvit_scale.report 'runs=[runs/a/vqgan3d,runs/a/commit]' generated=runs/a/generated
-judgement=runs/a/judgement output=runs/a/report.html
+python -m magvit_scale.report runs/demo                  # runs/demo/report.html
+python -m magvit_scale.report runs/demo runs/longer      # and runs/comparison.html
 """
 
+import json
 import os
-import platform
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from html import escape
-from importlib import metadata, resources
 from pathlib import Path
-from string import Template
-from typing import Any
 
-from omegaconf import OmegaConf
-
-from magvit_scale.config import ReportConfig, parse, refusals_end_the_program
-from magvit_scale.page import sections
-from magvit_scale.page.inputs import Judgement, Run, Samples, read_judgement, read_run, read_samples
+from magvit_scale.compare_results import published, remarks, reservations
+from magvit_scale.config import Refusal, ReportConfig, is_override, parse, refusals_end_the_program
+from magvit_scale.files import write_text
+from magvit_scale.metrics.results import Result, read_result, refuse_unlike
+from magvit_scale.page import comparison, single
+from magvit_scale.page.evaluations import Alike, Evaluation, Measured, Paper
+from magvit_scale.page.grouping import grouped
+from magvit_scale.page.record import Record, read_record
 from magvit_scale.page.tables import number
 
-LEDE = (
-    "MAGVIT turns a video into a small grid of tokens and learns to fill in the tokens that are missing; by choosing "
-    "which are missing, one network predicts, interpolates, in- and outpaints and invents clips. "
-    "This page shows what the networks of this run do on clips they were not trained on, beside the simplest "
-    "things that could do the same."
-)
-PACKAGES = ("magvit_scale", "torch", "deepspeed", "webdataset", "einops", "numpy")
+PAGE = "report.html"
+Results = Mapping[str, Result]
+"""File's name -> result of `magvit evaluate`."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the page, prints a line per gate, and ends non-zero where a gate failed and `gate=fail`.
+    """Writes the pages, prints a line per gate, and ends non-zero where a gate failed and `gate=fail`.
 
     Raises:
-        Refusal: an input is missing or damaged.
+        Refusal: there is nothing to report on, or an input is damaged.
         SystemExit: a gate failed.
     """
-    config = parse(ReportConfig, argv)
-    runs = [read_run(folder) for folder in config.runs]
-    samples, judgement = read_samples(config.generated), read_judgement(config.judgement)
-    _write_aside(Path(config.output), render(config, runs, samples, judgement))
-    _judge(judgement.results["gates"], config)
+    config = parse(ReportConfig, _with_runs_as_key(list(sys.argv[1:] if argv is None else argv)))
+    folders = list(dict.fromkeys(map(Path, config.runs)))
+    results = [_read_results(folder) for folder in folders]
+    records = [read_record(folder, _evaluations(found)) for folder, found in zip(folders, results, strict=True)]
+    for record in records:
+        _write(record.folder / PAGE, single.render(record))
+    if len(records) > 1:
+        _compare(records, results, Path(config.output or folders[0].parent / "comparison.html"))
+    _judge(records, is_fatal=config.gate == "fail")
 
 
-def render(config: ReportConfig, runs: Sequence[Run], samples: Samples, judgement: Judgement) -> str:
-    """The page's HTML; the same inputs give the same bytes."""
-    results = judgement.results
-    parts = [
-        (
-            "gates",
-            "Does it learn?",
-            "Claims about held-out clips, each beside a baseline that is hard to fool.",
-            sections.gates(results),
-        ),
-        (
-            "reconstructions",
-            "Reconstruction",
-            "Held-out clips, squeezed into tokens and back: what is lost here, no later stage can bring back.",
-            sections.reconstructions(judgement, samples.fps),
-        ),
-        (
-            "tasks",
-            "Ten tasks, one network",
-            "Left what the network was given, in the middle what it made of it, right what really happened.",
-            sections.tasks(samples),
-        ),
-        (
-            "decoding",
-            "Decoding, step by step",
-            "All tokens are guessed at once, the surest are kept and the rest guessed again. Under each picture: the "
-            "tokens kept so far, one grid per latent frame.",
-            sections.trajectories(samples),
-        ),
-        (
-            "training",
-            "Training",
-            "Thin: as logged. Thick: smoothed. The number is the last value.",
-            sections.training(runs),
-        ),
-        ("codebook", "Codebook", "The tokenizer's vocabulary on held-out clips.", sections.codebook(results)),
-        ("figures", "Figures", "All figures are of held-out clips.", sections.evaluation_tables(results)),
-        (
-            "reproduce",
-            "Reproduce",
-            "From the repository's folder, in this order:",
-            sections.reproduce(_commands(config), runs),
-        ),
-        ("environment", "Environment", "What this was made on.", sections.definitions(_environment(runs))),
-    ]
-    shown = [part for part in parts if part[3]]
-    template = resources.files("magvit_scale.page").joinpath("template.html").read_text(encoding="utf-8")
-    return Template(template).substitute(
-        title=escape(config.title),
-        lede=escape(LEDE),
-        warning=sections.warning(results),
-        navigation="".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, _, _ in shown),
-        sections="".join(
-            f'<section id="{anchor}"><h2>{heading}</h2><p>{caption}</p>{body}</section>'
-            for anchor, heading, caption, body in shown
-        ),
+def _with_runs_as_key(arguments: list[str]) -> list[str]:
+    """RUN... as `runs=[RUN, ...]`; YAML files stay what they are for every program."""
+    runs = [word for word in arguments if not (is_override(word) or word.startswith("-") or word.endswith(".yaml"))]
+    rest = [word for word in arguments if word not in runs]
+    return [*rest, f"runs={json.dumps(runs)}"] if runs else rest
+
+
+def _read_results(folder: Path) -> Results:
+    """Of evaluation/*.json those that are results of a protocol; others are named and left out."""
+    results = {}
+    for path in sorted(folder.glob("evaluation/*.json")):
+        try:
+            results[path.stem] = read_result(path)
+        except Refusal as refusal:
+            print(f"left out: {refusal}", file=sys.stderr)  # noqa: T201
+    return results
+
+
+def _evaluations(results: Results) -> list[Evaluation]:
+    return [_evaluation(name, result) for name, result in results.items()]
+
+
+def _evaluation(name: str, result: Result) -> Evaluation:
+    facts = {"weights": result.weights, "models": result.models, "decoding": result.decoding, "seeds": result.seeds}
+    flat = {f"{part}: {key}": value for part, values in facts.items() for key, value in values.items()}
+    figures = {
+        key: Measured(mean=figure.mean, spread=figure.spread if len(figure.folds) > 1 else None)
+        for key, figure in result.figures.items()
+    }
+    return Evaluation(
+        name=name,
+        protocol=result.protocol,
+        protocol_hash=result.protocol_hash,
+        figures=figures,
+        papers=_papers([result]),
+        reservations=list(reservations(result)),
+        remarks=list(remarks(result)),
+        facts={**flat, **result.machine, **result.git},
     )
 
 
-def _judge(gates: Sequence[Mapping[str, Any]], config: ReportConfig) -> None:
-    for gate in gates:
+def _papers(results: Sequence[Result]) -> list[Paper]:
+    figures: dict[tuple[str, str], dict[str, Measured]] = {}
+    for name in dict.fromkeys(name for result in results for name in result.figures):
+        for entry in published(results, name):
+            figures.setdefault((entry.model, entry.source), {})[name] = Measured(mean=entry.value, spread=entry.spread)
+    return [Paper(model=model, source=source, figures=found) for (model, source), found in figures.items()]
+
+
+def _compare(records: Sequence[Record], results: Sequence[Results], output: Path) -> None:
+    named: dict[str, Result] = {}
+    for name, found in zip(comparison.names_of(records), results, strict=True):
+        named |= {name if len(found) == 1 else f"{name}: {file}": result for file, result in found.items()}
+    protocols = dict.fromkeys(result.protocol for result in named.values())
+    groups = [
+        group
+        for protocol in protocols
+        for group in grouped({name: each for name, each in named.items() if each.protocol == protocol}, _why_unlike)
+    ]
+    alike = [
+        Alike(
+            evaluations={name: _evaluation(name, result) for name, result in members.items()},
+            papers=_papers(list(members.values())),
+            reasons=reasons,
+        )
+        for members, reasons in groups
+    ]
+    links = [os.path.relpath(record.folder / PAGE, output.parent) for record in records]
+    _write(output, comparison.render(records, links, alike))
+
+
+def _why_unlike(ours: Result, theirs: Result) -> str:
+    try:
+        refuse_unlike(ours, theirs)
+    except Refusal as refusal:
+        return str(refusal)
+    return ""
+
+
+def _judge(records: Sequence[Record], *, is_fatal: bool) -> None:
+    gates = [(record, gate) for record in records for gate in record.gates]
+    for record, gate in gates:
         verdict = "passed" if gate["passed"] else "FAILED"
         values = f"{number(gate['value'])} against {number(gate['baseline'])} {gate.get('unit', '')}".rstrip()
-        print(f"gate {gate['id']} {verdict}: {gate['claim']}: {values}")  # noqa: T201
-    failed = [f"{gate['id']} ({gate['claim']})" for gate in gates if not gate["passed"]]
+        of_which = f" of {record.folder}" if len(records) > 1 else ""
+        print(f"gate {gate['id']}{of_which} {verdict}: {gate['claim']}: {values}")  # noqa: T201
+    failed = [(record.folder / PAGE, gate) for record, gate in gates if not gate["passed"]]
     if not failed:
         return
-    message = f"report: {len(failed)} of {len(gates)} gates failed: {', '.join(failed)}; see {config.output}"
-    if config.gate == "fail":
+    claims = ", ".join(f"{gate['id']} ({gate['claim']})" for _, gate in failed)
+    pages = ", ".join(dict.fromkeys(str(page) for page, _ in failed))
+    message = f"report: {len(failed)} of {len(gates)} gates failed: {claims}; see {pages}"
+    if is_fatal:
         raise SystemExit(message)
     print(f"warning: {message}", file=sys.stderr)  # noqa: T201
 
 
-def _commands(config: ReportConfig) -> list[str]:
-    """One command per folder that keeps the configuration it was made with, and this page's own."""
-    lines = [f"magvit {_verb(Path(folder))} {shlex.quote(f'{folder}/config.yaml')}" for folder in config.runs]
-    for verb, folder in (("generate", config.generated), ("judge", config.judgement)):
-        if Path(folder, "config.yaml").exists():
-            lines.append(f"magvit {verb} {shlex.quote(f'{folder}/config.yaml')}")
-    own = {
-        "runs": f"[{','.join(config.runs)}]",
-        "generated": config.generated,
-        "judgement": config.judgement,
-        "output": config.output,
-    }
-    return [*lines, f"magvit report {' '.join(shlex.quote(f'{key}={value}') for key, value in own.items())}"]
-
-
-def _verb(run: Path) -> str:
-    return "train-commit" if "tokens" in OmegaConf.load(run / "config.yaml") else "train-vqgan"
-
-
-def _environment(runs: Sequence[Run]) -> dict[str, Any]:
-    """What the training runs wrote down about their machine; where they did not, that of this program."""
-    for run in reversed(runs):
-        if run.environment:
-            return dict(run.environment)
-    installed = {package: _version(package) for package in PACKAGES}
-    return {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", **installed}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _write_aside(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+def _write(path: Path, page: str) -> None:
+    write_text(path, page)
+    print(f"page: {path} ({len(page.encode()) / 1e6:.1f} MB)")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -141,17 +141,15 @@ class ExportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """magvit report: run folders -> one self-contained HTML page."""
+    """magvit report RUN...: a self-contained page of each RUN, RUN/report.html, and for several a page that compares
+    them.
+    """
 
-    title: str = "magvit_scale"
     runs: tuple[str, ...]
-    """Run folders whose metrics.jsonl is plotted."""
-    generated: str
-    """Output folder of `magvit generate`."""
-    judgement: str
-    """Output folder of `magvit judge`."""
-    output: str
-    """The HTML file."""
+    """RUN...: folders as `make demo` makes them (training runs, generated/, judgement/, evaluation/*.json; anything may
+    be missing), or training runs."""
+    output: str | None = None
+    """The page that compares several; null takes comparison.html beside the first."""
     gate: Literal["fail", "warn"] = "fail"
     """What a figure below its baseline does: end non-zero, or only say so."""
 

@@ -1,20 +1,24 @@
-"""What the page is made of, read from run folders and checked; every gap is a refusal that names the file."""
+"""Training runs and small files of a RUN folder, read and checked; a damaged one is a refusal that names it."""
 
 import json
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from magvit_scale.config import Refusal, Task
-from magvit_scale.page.words import TASK_WORDS
+from magvit_scale.config import Refusal
 
-Clips = NDArray[np.uint8]
-"""uint8 `n t h w c`."""
+Settings = Mapping[str, Any]
+"""`part.key` -> value, of a config.yaml."""
+Curve = tuple[list[int], list[float]]
+"""Steps, ascending, and values."""
+TRANSFORMER = "Transformer"
+METRICS = "metrics.jsonl"
+"""The file that makes a folder a training run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,184 +27,126 @@ class Run:
 
     name: str
     folder: Path
-    curves: Mapping[str, tuple[list[int], list[float]]]
+    started: float
+    """Time of the first record, in seconds since 1970: the order of the road."""
+    curves: Mapping[str, Curve]
     """`group/name` -> steps, values."""
     config: str
-    """config.yaml."""
+    """config.yaml; empty where there is none."""
+    settings: Settings
     environment: Mapping[str, Any]
     """env.json; empty where there is none."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class TaskSamples:
-    """Generated clips of one task beside their conditions and the real clips; each `n t h w c`."""
-
-    condition: Clips
-    generated: Clips
-    real: Clips
-    names: list[str]
-    """Class name of each sample."""
+    @property
+    def kind(self) -> str:
+        """What was trained."""
+        if "tokens" in self.settings:
+            return TRANSFORMER
+        ndim = self.settings.get("model.ndim")
+        return f"{ndim}D VQGAN" if ndim else "Training run"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trajectory:
-    """One sample after each of k decoding steps."""
-
-    clips: Clips
-    """`k t h w c`."""
-    fixed: NDArray[np.bool_]
-    """`k t h w` of the latent grid: tokens that no later step changes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """samples.npz of generate."""
-
-    tasks: Mapping[Task, TaskSamples]
-    trajectories: Mapping[Task, Trajectory]
-    fps: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """results.json and reconstructions.npz of judge."""
-
-    results: Mapping[str, Any]
-    panels: Mapping[str, Clips] = field(default_factory=dict)
-    """Name over the picture -> `n t h w c`."""
-    names: list[str]
-    """Class name of each clip."""
-
-
-def read_run(folder: str | Path) -> Run:
-    """Reads metrics.jsonl, config.yaml and, where there is one, env.json.
+def read_run(folder: Path) -> Run:
+    """Reads metrics.jsonl and, where they are there, config.yaml and env.json.
 
     Raises:
-        Refusal: a file is missing, or a line of metrics.jsonl is not a JSON object.
+        Refusal: metrics.jsonl is missing, a line of it is not a JSON object with a step, another file is damaged.
     """
-    folder = Path(folder)
-    environment = folder / "env.json"
+    config, environment = folder / "config.yaml", folder / "env.json"
+    records = list(_records(folder / METRICS))
     return Run(
         name=folder.resolve().name,
         folder=folder,
-        curves=_curves(folder / "metrics.jsonl"),
-        config=_text(folder / "config.yaml", "run the training stage first"),
-        environment=_json(environment, "") if environment.exists() else {},
+        started=float(records[0].get("time", 0)) if records else 0.0,
+        curves=_curves(records),
+        config=read_text(config) if config.exists() else "",
+        settings=read_settings(config, "run.folder"),
+        environment=read_json(environment) if environment.exists() else {},
     )
 
 
-def read_samples(folder: str | Path) -> Samples:
-    """Reads samples.npz.
+def read_settings(path: Path, folder_key: str) -> Settings:
+    """A config.yaml as `part.key` -> value; empty where there is none.
+
+    Args:
+        path: of the file.
+        folder_key: of the folder that the program wrote; the folder around it is `RUN` in every value, so that two
+            runs of one road differ in what matters only.
 
     Raises:
-        Refusal: the file is missing, damaged, or an array is missing or of another shape.
+        Refusal: the file is no YAML mapping.
     """
-    path = Path(folder) / "samples.npz"
-    arrays = _arrays(path, ("classes", "fps"), "run `magvit generate` first")
-    tasks = {task: _task_samples(path, arrays, task) for task in TASK_WORDS if f"{task}/generated" in arrays}
-    if not tasks:
-        raise Refusal(f"{path}: no `<TASK>/generated` array, expected one per task; run `magvit generate` again")
-    trajectories = {
-        task: _trajectory(path, arrays, task) for task in TASK_WORDS if f"trajectory/{task}/clips" in arrays
-    }
-    return Samples(tasks=tasks, trajectories=trajectories, fps=int(arrays["fps"]))
+    if not path.exists():
+        return {}
+    try:
+        content = OmegaConf.to_container(OmegaConf.create(read_text(path)))
+    except (ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise Refusal(f"{path}: not YAML ({str(error).splitlines()[0]}); write the file again") from error
+    if not isinstance(content, dict):
+        raise Refusal(f"{path}: expected a YAML mapping; write the file again")
+    flat = dict(_flattened(content, ""))
+    root = str(Path(str(flat.get(folder_key, ""))).parent)
+    return {key: _below(value, root) for key, value in flat.items()}
 
 
-def read_judgement(folder: str | Path) -> Judgement:
-    """Reads results.json and reconstructions.npz.
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
 
     Raises:
-        Refusal: a file is missing, damaged or incomplete.
+        Refusal: the file is missing, or something else.
     """
-    hint = "run `magvit judge` first"
-    path, results_path = Path(folder) / "reconstructions.npz", Path(folder) / "results.json"
-    results = _json(results_path, hint)
-    if missing := {"protocol", "reconstruction", "gates"} - set(results):
-        raise Refusal(f"{results_path}: no {', '.join(sorted(missing))}; run `magvit judge` again")
-    arrays = _arrays(path, ("original", "reconstruction", "label", "classes"), hint)
-    names = {"original": "original", "reconstruction": "trained", "inflated": "inflated, untrained"}
-    panels = {title: _clips(path, arrays, key) for key, title in names.items() if key in arrays}
-    return Judgement(results=results, panels=panels, names=_class_names(path, arrays, "label"))
-
-
-def _task_samples(path: Path, arrays: Mapping[str, NDArray[Any]], task: Task) -> TaskSamples:
-    condition, generated, real = (_clips(path, arrays, f"{task}/{part}") for part in ("condition", "generated", "real"))
-    if not condition.shape == generated.shape == real.shape:
-        shapes = f"{condition.shape}, {generated.shape} and {real.shape}"
-        raise Refusal(f"{path}: condition, generated and real of {task} have shapes {shapes}, expected equal ones")
-    return TaskSamples(
-        condition=condition, generated=generated, real=real, names=_class_names(path, arrays, f"{task}/label")
-    )
-
-
-def _trajectory(path: Path, arrays: Mapping[str, NDArray[Any]], task: Task) -> Trajectory:
-    clips, fixed = _clips(path, arrays, f"trajectory/{task}/clips"), arrays.get(f"trajectory/{task}/fixed")
-    if fixed is None or fixed.ndim != 4 or len(fixed) != len(clips):
-        raise Refusal(f"{path}: trajectory/{task}/fixed is not one `t h w` grid per step; run `magvit generate` again")
-    return Trajectory(clips=clips, fixed=fixed.astype(bool))
-
-
-def _clips(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> Clips:
-    found = arrays.get(key)
-    if found is None or found.dtype != np.uint8 or found.ndim != 5 or found.shape[-1] != 3 or not found.size:
-        what = "is missing" if found is None else f"is {found.dtype} {found.shape}"
-        raise Refusal(f"{path}: {key} {what}, expected uint8 'n t h w 3'; write the file again")
-    return found
-
-
-def _class_names(path: Path, arrays: Mapping[str, NDArray[Any]], key: str) -> list[str]:
-    labels, classes = arrays.get(key), arrays["classes"]
-    if labels is None or not all(-1 <= label < len(classes) for label in labels):
-        raise Refusal(
-            f"{path}: {key} is missing or not below the number of classes, {len(classes)}; write the file again"
-        )
-    return [str(classes[label]) if label >= 0 else "" for label in labels]  # -1: the data have no classes
-
-
-def _arrays(path: Path, needed: tuple[str, ...], hint: str) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except FileNotFoundError as error:
-        raise Refusal(f"{path}: not there; {hint}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise Refusal(f"{path}: not a readable npz ({error}); write the file again") from error
-    if missing := [key for key in needed if key not in arrays]:
-        raise Refusal(f"{path}: no array {', '.join(missing)}; write the file again")
-    return arrays
-
-
-def _curves(path: Path) -> dict[str, tuple[list[int], list[float]]]:
-    lines = _text(path, "run the training stage first").splitlines()
-    by_step: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            step = int(record["step"])
-        except (ValueError, TypeError, KeyError) as error:
-            if number == len(lines):
-                break  # A killed run may leave half a line at the end.
-            raise Refusal(f"{path}, line {number}: not a JSON object with a step: {line[:60]!r}") from error
-        for key, value in record.items():
-            if "/" in key and isinstance(value, int | float):
-                by_step.setdefault(key, {})[step] = float(value)  # A resumed run repeats steps: the last one holds.
-    return {key: (sorted(values), [values[step] for step in sorted(values)]) for key, values in by_step.items()}
-
-
-def _json(path: Path, hint: str) -> dict[str, Any]:
-    try:
-        content = json.loads(_text(path, hint))
-    except ValueError as error:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise Refusal(f"{path}: not JSON ({error}); write the file again") from error
     if not isinstance(content, dict):
         raise Refusal(f"{path}: expected a JSON object; write the file again")
     return content
 
 
-def _text(path: Path, hint: str) -> str:
+def read_text(path: Path) -> str:
+    """UTF-8 text.
+
+    Raises:
+        Refusal: the file is missing, or not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise Refusal(f"{path}: not there; {hint}") from error
+        raise Refusal(f"{path}: not there; run the program that writes it first") from error
     except UnicodeDecodeError as error:
         raise Refusal(f"{path}: not a text file ({error.reason}); write the file again") from error
+
+
+def _flattened(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _below(value: Any, root: str) -> Any:
+    is_below = isinstance(value, str) and (value == root or value.startswith(f"{root}/"))
+    return f"RUN{value[len(root) :]}" if is_below else value
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    lines = read_text(path).splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            yield record | {"step": int(record["step"])}
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                return  # A killed run may leave half a line at the end.
+            raise Refusal(f"{path}, line {number}: not a JSON object with a step: {line[:60]!r}") from error
+
+
+def _curves(records: list[dict[str, Any]]) -> dict[str, Curve]:
+    by_step: dict[str, dict[int, float]] = {}
+    for record in records:
+        for key, value in record.items():
+            if "/" in key and isinstance(value, int | float):
+                by_step.setdefault(key, {})[record["step"]] = float(value)  # Of a step that was repeated, the last one.
+    return {key: (sorted(values), [values[step] for step in sorted(values)]) for key, values in by_step.items()}

@@ -1,28 +1,34 @@
-"""Moving pictures as HTML: clips side by side in one animated WebP, so that they never run apart."""
+"""Moving pictures as HTML: clips side by side in one animated WebP, so that they never run apart.
+
+Beside each lies a still picture, which the page's style shows instead where a reader stops the movement or has asked
+their system for less of it.
+"""
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from magvit_scale.page.inputs import Clips
+from magvit_scale.page.clips import Clips
 from magvit_scale.video import Frames
 
 PANEL_PX = 128
 """Side of a clip on the page, about: clips are enlarged by a whole factor."""
+LEAST_PANEL_PX = 80
+"""On a narrow screen, where a strip of many panels scrolls in its own box."""
 NUM_OPEN = 4
 """Samples that are seen without a click."""
 
 
-def strips(panels: Mapping[str, Clips], captions: Sequence[str], fps: int, max_bytes: int) -> str:
+def strips(panels: Sequence[tuple[str, Clips]], captions: Sequence[str], fps: int, max_bytes: int) -> str:
     """Samples as figures, the panels of a sample beside each other.
 
     Args:
-        panels: name over the picture -> `n t h w c`, equal shapes.
+        panels: name over the picture and `n t h w c`, equal shapes.
         captions: text under each of the n samples.
         fps: frames per second.
         max_bytes: samples are left out, from the last, until the page grows by no more than this; two always stay.
@@ -32,7 +38,7 @@ def strips(panels: Mapping[str, Clips], captions: Sequence[str], fps: int, max_b
     """
     figures: list[str] = []
     for index, caption in enumerate(captions):
-        figures.append(_strip(list(panels), [clips[index] for clips in panels.values()], caption, fps))
+        figures.append(_strip([title for title, _ in panels], [clips[index] for _, clips in panels], caption, fps))
         if len(figures) > 2 and sum(map(len, figures)) > max_bytes:
             figures.pop()
             break
@@ -45,21 +51,24 @@ def strips(panels: Mapping[str, Clips], captions: Sequence[str], fps: int, max_b
     return f'<div class="strips">{first}</div>{more}'
 
 
-def moving_picture(frames: Clips, fps: int, alt: str, width_px: int, mask: str = "") -> str:
-    """One clip `t h w c` as an img that holds its own data.
+def moving_picture(frames: Clips, fps: int, alt: str, width_px: int, style: str = "") -> str:
+    """One clip `t h w c` as two images that hold their own data: a moving one and its middle frame.
 
     Args:
         frames: uint8 `t h w c`.
         fps: frames per second.
         alt: what a reader hears who can't see it.
         width_px: largest width on the page.
-        mask: CSS that hides columns.
+        style: more CSS.
     """
-    data = base64.b64encode(animated_webp(frames, fps)).decode()
     height, width = frames.shape[1:3]
-    style = f"max-width:{width_px}px;aspect-ratio:{width}/{height};{mask}"
-    size = f'width="{width}" height="{height}" style="{style}"'
-    return f'<img alt="{escape(alt)}" {size} src="data:image/webp;base64,{data}">'
+    box = f"max-width:{width_px}px;aspect-ratio:{width}/{height};{style}"
+    said = f'alt="{escape(alt)}" width="{width}" height="{height}" style="{box}"'
+    pictures = {"moving": animated_webp(frames, fps), "still": animated_webp(frames[len(frames) // 2 :][:1], fps)}
+    return "".join(
+        f'<img class="{kind}" {said} src="data:image/webp;base64,{base64.b64encode(data).decode()}">'
+        for kind, data in pictures.items()
+    )
 
 
 def latent_grid(fixed: NDArray[np.bool_]) -> str:
@@ -82,13 +91,14 @@ def _strip(titles: Sequence[str], clips: Sequence[Clips], caption: str, fps: int
     blank = np.zeros_like(clips[0][:, :, :gap])
     joined = np.concatenate([part for clip in clips for part in (blank, clip)][1:], axis=2)
     total = joined.shape[2] * factor
+    least = f"min-width:{LEAST_PANEL_PX * len(clips)}px"
     picture = moving_picture(
-        joined, fps, f"{', '.join(titles)}: {caption}", total, _hidden_gaps(len(clips), width, gap)
+        joined, fps, f"{', '.join(titles)}: {caption}", total, f"{least};{_hidden_gaps(len(clips), width, gap)}"
     )
     heads = "".join(f"<span>{escape(title)}</span>" for title in titles)
     return (
         f'<figure class="strip" style="max-width:{total}px">'
-        f'<div class="heads" style="gap:{100 * gap * factor / total:.2f}%">{heads}</div>'
+        f'<div class="heads" style="{least};gap:{100 * gap * factor / total:.2f}%">{heads}</div>'
         f"{picture}<figcaption>{escape(caption)}</figcaption></figure>"
     )
 

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -10,11 +10,16 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 INK, ACCENT = "#010101", "#020202"
+RUNS = ("#030301", "#030302", "#030303", "#030304", "#030305", "#030306")
 """Stand-ins that `_inline` turns into the page's own colours."""
+DASHES = ((1, 0), (6, 2), (2, 1.5), (8, 2, 2, 2), (4, 4), (1, 1))
+"""On and off, in widths of the line: runs are told apart without their colours, too."""
+WIDTH, HEIGHT, LETTER = 300, 150, 14
+"""Of a curve, in pixels where it is as narrow as the page lets it be; wider, everything grows."""
 MAX_POINTS = 240
 LOG_RANGE = 20.0
 """A curve is drawn on a log scale where its largest value is this many times its smallest."""
@@ -22,16 +27,17 @@ LOG_RANGE = 20.0
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "magvit_scale",  # the same input gives the same bytes
-    "font.size": 7,
+    "font.size": LETTER,
+    "font.sans-serif": ["DejaVu Sans"],  # to measure by; the page's style has the last word
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
-    "axes.linewidth": 0.4,
+    "axes.linewidth": 0.8,
     "axes.edgecolor": INK,
     "axes.formatter.limits": (-3, 4),
     "xtick.color": INK,
     "ytick.color": INK,
-    "xtick.major.width": 0.4,
+    "xtick.major.width": 0.8,
     "ytick.major.size": 0,
     "ytick.minor.size": 0,
     "path.simplify": True,
@@ -48,20 +54,27 @@ def curve(steps: Sequence[int], values: Sequence[float]) -> str:
     Returns:
         SVG.
     """
-    x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
-    x, y = x[np.isfinite(y)], y[np.isfinite(y)]
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(2.7, 1.25)
-        if is_logarithmic(values):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(numticks=4))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-        else:
-            axes.yaxis.set_major_locator(MaxNLocator(3))
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.plot(*_thinned(x, y), color=ACCENT, linewidth=0.6, alpha=0.35)
-        axes.plot(*_thinned(x, smoothed(y)), color=ACCENT, linewidth=1.2, solid_capstyle="round")
-        return _inline(figure)
+    return _curves([(steps, values)], [ACCENT], [DASHES[0]])
+
+
+def overlaid(curves: Mapping[int, tuple[Sequence[int], Sequence[float]]]) -> str:
+    """One metric of several runs.
+
+    Args:
+        curves: number of the run, which decides its line as in `line_sample` -> as for `curve`.
+
+    Returns:
+        SVG.
+    """
+    colours = [RUNS[run % len(RUNS)] for run in curves]
+    return _curves(list(curves.values()), colours, [DASHES[run % len(DASHES)] for run in curves])
+
+
+def line_sample(run: int) -> str:
+    """The line of a run for a legend. SVG."""
+    dashes = " ".join(f"{2.5 * length:g}" for length in DASHES[run % len(DASHES)])
+    path = f'<path d="M0 6h40" stroke="var(--run-{run % len(RUNS) + 1})" stroke-width="3" stroke-dasharray="{dashes}"/>'
+    return f'<svg class="line" viewBox="0 0 40 12" aria-hidden="true">{path}</svg>'
 
 
 def sorted_bars(counts: Sequence[int]) -> str:
@@ -69,9 +82,9 @@ def sorted_bars(counts: Sequence[int]) -> str:
     heights = np.sort(np.asarray(counts, dtype=float))[::-1]
     shares = 100 * heights / max(heights.sum(), 1)
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(7.2, 1.7)
+        figure, axes = _axes(2 * WIDTH, 180)
         axes.bar(np.arange(1, len(shares) + 1), shares, width=0.8 if len(shares) <= 256 else 1.0, color=ACCENT)
-        axes.axhline(100 / len(shares), color=INK, linewidth=0.6, dashes=(3, 3))
+        axes.axhline(100 / len(shares), color=INK, linewidth=1, dashes=(3, 3))
         axes.annotate(
             "even use", (len(shares), 100 / len(shares)), (0, 3), textcoords="offset points", ha="right", color=INK
         )
@@ -98,12 +111,35 @@ def is_logarithmic(values: Sequence[float]) -> bool:
     return bool(finite) and min(finite) > 0 and max(finite) > LOG_RANGE * min(finite)
 
 
-def _axes(width_in: float, height_in: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+def _curves(
+    curves: Sequence[tuple[Sequence[int], Sequence[float]]],
+    colours: Sequence[str],
+    dashes: Sequence[tuple[float, ...]],
+) -> str:
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(WIDTH, HEIGHT)
+        if is_logarithmic([value for _, values in curves for value in values]):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(numticks=4))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        for (steps, values), colour, dash in zip(curves, colours, dashes, strict=True):
+            x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+            x, y = x[np.isfinite(y)], y[np.isfinite(y)]
+            axes.plot(*_thinned(x, y), color=colour, linewidth=1, alpha=0.35)
+            axes.plot(*_thinned(x, smoothed(y)), color=colour, linewidth=2, dashes=dash, solid_capstyle="round")
+        return _inline(figure)
+
+
+def _axes(width_px: float, height_px: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width_px / 72, height_px / 72), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0)
-    axes.grid(axis="y", color=INK, alpha=0.15, linewidth=0.4)
+    axes.grid(axis="y", color=INK, alpha=0.15, linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
 
@@ -114,13 +150,15 @@ def _thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np
 
 
 def _inline(figure: Figure) -> str:
-    """An svg element that can stand in a page: no prolog, no global style, no ids that repeat from plot to plot."""
+    """An svg element that can stand in a page: no prolog, no global style, no ids but of what it uses itself."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' id="(?!m|p[0-9a-f]{6})[^"]*"', "", svg)
+    svg = re.sub(r' id="(?![mp][0-9a-f]{10})[^"]*"', "", svg)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 role="img"', svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 aria-hidden="true"', svg, count=1)
+    for number, stand_in in enumerate(RUNS, start=1):
+        svg = svg.replace(stand_in, f"var(--run-{number})")
     return svg.replace(INK, "currentColor").replace(ACCENT, "var(--accent)")

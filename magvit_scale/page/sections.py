@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from magvit_scale.page.inputs import Judgement, Run, Samples, Trajectory
+from magvit_scale.config import Task
+from magvit_scale.page.clips import Reconstructions, Samples, Trajectory
+from magvit_scale.page.inputs import Run
 from magvit_scale.page.pictures import enlargement, latent_grid, moving_picture, strips
-from magvit_scale.page.plots import curve, is_logarithmic, sorted_bars
-from magvit_scale.page.tables import number, table
-from magvit_scale.page.words import CURVE_WORDS, GROUP_WORDS, RECONSTRUCTION_WORDS, TASK_WORDS
+from magvit_scale.page.plots import sorted_bars
+from magvit_scale.page.tables import number, scroll_box, table
+from magvit_scale.page.words import RECONSTRUCTION_WORDS, TASK_WORDS
 
 TASKS_BYTES, RECONSTRUCTION_BYTES, TRAJECTORY_BYTES = 2_800_000, 700_000, 1_000_000
 """Shares of a page that stays below 6 MB."""
@@ -17,64 +19,68 @@ MAX_TRAJECTORIES = 3
 
 def warning(results: Mapping[str, Any]) -> str:
     """What on this page is not the real metric, and why its figures stand beside no paper's."""
-    random = [name for name in ("features", "perceptual") if results["protocol"].get(name) == "random"]
+    protocol = results.get("protocol", {})
+    random = [name for name in ("features", "perceptual") if protocol.get(name) == "random"]
     networks = {"features": "the features of the Fréchet distance", "perceptual": "the perceptual loss"}
     named = " and ".join(networks[name] for name in random)
     sentence = f"{named[:1].upper()}{named[1:]} come from an untrained, random network. " if random else ""
     text = escape(sentence + results.get("not_comparable", ""))
-    return (
-        f'<aside class="warning" role="note"><strong>Not comparable with any paper.</strong> {text}</aside>'
-        if text
-        else ""
-    )
+    if not text:
+        return ""
+    return f'<div class="warning" role="note"><strong>Not comparable with any paper.</strong> {text}</div>'
 
 
-def gates(results: Mapping[str, Any]) -> str:
+def gates(gates: Sequence[Mapping[str, Any]]) -> str:
     """Each claim beside the baseline that it has to beat."""
     rows = []
-    for gate in results["gates"]:
+    for gate in gates:
         unit, direction = escape(gate.get("unit", "")), "higher" if gate.get("higher_is_better") else "lower"
         verdict = '<span class="passed">passed</span>' if gate["passed"] else '<span class="failed">failed</span>'
         claim = f"{escape(gate['claim'])} <small>{direction} is better</small>"
         rows.append([claim, verdict, f"{number(gate['value'])} {unit}", f"{number(gate['baseline'])} {unit}"])
-    return table(["claim", "verdict", "measured", "baseline"], rows)
+    return table("Claims", ["claim", "verdict", "measured", "baseline"], rows) if rows else ""
 
 
-def reconstructions(judgement: Judgement, fps: int) -> str:
+def reconstructions(reconstructions: Reconstructions | None, fps: int) -> str:
     """Originals beside what the tokenizer makes of them."""
-    return strips(judgement.panels, judgement.names, fps, RECONSTRUCTION_BYTES)
+    if reconstructions is None:
+        return ""
+    return strips(list(reconstructions.panels.items()), reconstructions.names, fps, RECONSTRUCTION_BYTES)
 
 
-def tasks(samples: Samples) -> str:
+def tasks(samples: Samples | None) -> str:
     """Condition, generated clip and real clip of every task."""
+    if samples is None:
+        return ""
     share = TASKS_BYTES // len(samples.tasks)
     parts = []
     for task, clips in samples.tasks.items():
-        name, sentence = TASK_WORDS[task]
-        panels = {
-            "no condition" if task == "CG" else "condition": clips.condition,
-            "generated": clips.generated,
-            "real": clips.real,
-        }
-        heading = f'<header><h3>{name} <abbr class="code">{task}</abbr></h3><p>{sentence}</p></header>'
-        parts.append(
-            f'<article class="task" id="{task}">{heading}{strips(panels, clips.names, samples.fps, share)}</article>'
-        )
+        panels = [(condition_name(task), clips.condition), ("generated", clips.generated), ("real", clips.real)]
+        parts.append(task_article(task, strips(panels, clips.names, samples.fps, share)))
     return "".join(parts)
 
 
-def trajectories(samples: Samples) -> str:
+def condition_name(task: str) -> str:
+    """What stands over the pictures of a task's condition."""
+    return "no condition" if task == "CG" else "condition"
+
+
+def task_article(task: Task, body: str) -> str:
+    """A task's name and meaning over its pictures."""
+    name, sentence = TASK_WORDS[task]
+    heading = f'<h3>{name} <abbr class="code">{task}</abbr></h3><p>{sentence}</p>'
+    return f'<article class="task" id="{task}">{heading}{body}</article>'
+
+
+def trajectories(samples: Samples | None) -> str:
     """How a clip comes into being: picture and decided tokens after every decoding step."""
+    if samples is None:
+        return ""
     chosen = list(samples.trajectories.items())[:MAX_TRAJECTORIES]
     return "".join(
         f"<h3>{TASK_WORDS[task][0]}</h3>{_steps(trajectory, samples.fps, TASK_WORDS[task][0])}"
         for task, trajectory in chosen
     )
-
-
-def training(runs: Sequence[Run]) -> str:
-    """Small multiples of every curve, run by run."""
-    return "".join(f"<h3>{escape(run.name)}</h3>{_groups(run)}" for run in runs if run.curves)
 
 
 def codebook(results: Mapping[str, Any]) -> str:
@@ -87,17 +93,21 @@ def codebook(results: Mapping[str, Any]) -> str:
         f"{100 * use['used']:.0f} % of the {len(counts)} codes occur; the perplexity, {number(use['perplexity'])}, "
         "is the number of codes that would be in use if all were used alike."
     )
-    return f"<p>{sentence}</p><figure>{sorted_bars(counts)}</figure>"
+    return f"<p>{sentence}</p>{scroll_box('Use of each code', sorted_bars(counts))}"
 
 
 def evaluation_tables(results: Mapping[str, Any]) -> str:
     """Reconstruction, cross-entropy and Frechet distance, each with its baselines, and the protocol."""
+    if not results:
+        return ""
     parts = [_reconstruction_table(results["reconstruction"]), _cross_entropy_table(results), _frechet_table(results)]
     return "".join([*parts, "<h3>Protocol</h3>", definitions({**results["protocol"], **_models(results)})])
 
 
 def definitions(values: Mapping[str, Any]) -> str:
-    """Names and values as a list."""
+    """Names and values as a list; empty where there are none."""
+    if not values:
+        return ""
     flat = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in values.items()}
     items = (f"<div><dt>{escape(key)}</dt><dd>{escape(str(value))}</dd></div>" for key, value in flat.items())
     return f"<dl>{''.join(items)}</dl>"
@@ -105,12 +115,16 @@ def definitions(values: Mapping[str, Any]) -> str:
 
 def reproduce(commands: Sequence[str], runs: Sequence[Run]) -> str:
     """The commands, and the resolved configuration of every run."""
-    listing = escape("\n".join(commands))
     details = (
-        f"<details><summary>{escape(run.name)}/config.yaml</summary><pre>{escape(run.config)}</pre></details>"
+        f"<details><summary>{escape(run.name)}/config.yaml</summary>{_listing(run.config)}</details>"
         for run in runs
+        if run.config
     )
-    return f"<pre>{listing}</pre>{''.join(details)}"
+    return f"{_listing(chr(10).join(commands))}{''.join(details)}"
+
+
+def _listing(text: str) -> str:
+    return f'<pre tabindex="0">{escape(text)}</pre>'
 
 
 def _steps(trajectory: Trajectory, fps: int, name: str) -> str:
@@ -135,26 +149,6 @@ def _spread(count: int, most: int) -> list[int]:
     return [round(index * (count - 1) / max(1, shown - 1)) for index in range(shown)]
 
 
-def _groups(run: Run) -> str:
-    found = {key.split("/")[0] for key in run.curves}
-    ordered = [group for group in GROUP_WORDS if group in found] + sorted(found - set(GROUP_WORDS))
-    return "".join(_group(run, group) for group in ordered)
-
-
-def _group(run: Run, group: str) -> str:
-    figures = []
-    for key, (steps, values) in run.curves.items():
-        if key.split("/")[0] != group:
-            continue
-        word = TASK_WORDS[key.split("/")[1]][0] if key.split("/")[1] in TASK_WORDS else CURVE_WORDS.get(key, "")  # type: ignore[index]
-        scale = " · log" if is_logarithmic(values) else ""
-        name = escape(key.split("/", 1)[1].replace("_", " "))
-        caption = f"<b>{name}</b> {number(values[-1])}<span>{escape(word)}{scale}</span>"
-        figures.append(f"<figure><figcaption>{caption}</figcaption>{curve(steps, values)}</figure>")
-    heading = f"<h4>{escape(group)}</h4><p>{GROUP_WORDS.get(group, '')}</p>"
-    return f'<div class="group"><header>{heading}</header><div class="curves">{"".join(figures)}</div></div>'
-
-
 def _reconstruction_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     columns = {
         "psnr": "PSNR, dB",
@@ -167,7 +161,7 @@ def _reconstruction_table(rows: Mapping[str, Mapping[str, float]]) -> str:
         for row, scores in rows.items()
     ]
     note = "A still picture is hard to beat where nothing moves, so moving pixels are counted apart. Higher is better."
-    return f"<h3>Reconstruction</h3><p>{note}</p>{table(['', *columns.values()], body)}"
+    return f"<h3>Reconstruction</h3><p>{note}</p>{table('Reconstruction', ['', *columns.values()], body)}"
 
 
 def _cross_entropy_table(results: Mapping[str, Any]) -> str:
@@ -189,7 +183,7 @@ def _cross_entropy_table(results: Mapping[str, Any]) -> str:
         "each token occurs at each place of the training clips, and nothing else; the unigram knows only how often."
     )
     heads = ["", "COMMIT", "table per position", "unigram", "gain over the table"]
-    return f"<h3>Masked-token cross-entropy</h3><p>{note}</p>{table(heads, body)}"
+    return f"<h3>Masked-token cross-entropy</h3><p>{note}</p>{table('Masked-token cross-entropy', heads, body)}"
 
 
 def _frechet_table(results: Mapping[str, Any]) -> str:
@@ -197,7 +191,7 @@ def _frechet_table(results: Mapping[str, Any]) -> str:
     body = [[TASK_WORDS[task][0], number(distances[task])] for task in TASK_WORDS if task in distances]
     kind = escape(str(results["protocol"].get("features", "")))
     note = f"Distance between generated and real clips in the features of the network named “{kind}”; lower is better."
-    return f"<h3>Fréchet distance</h3><p>{note}</p>{table(['', 'distance'], body)}" if body else ""
+    return f"<h3>Fréchet distance</h3><p>{note}</p>{table('Fréchet distance', ['', 'distance'], body)}" if body else ""
 
 
 def _gain(nats: float) -> str:

@@ -1,6 +1,7 @@
 """Tables and numbers as a reader wants them."""
 
 from collections.abc import Sequence
+from html import escape
 from math import isfinite
 
 
@@ -15,10 +16,21 @@ def number(value: float | None) -> str:
     return f"{value:.2e}" if 0 < size < 1e-3 else f"{value:.{digits}f}"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table that scrolls by itself on a narrow screen; cells are HTML, the first column names the row."""
+def table(name: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table in a box that scrolls.
+
+    Args:
+        name: for readers who hear the page; plain text.
+        heads: HTML of the columns' heads.
+        rows: HTML of the cells; the first one names the row.
+    """
     head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     body = "".join(
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return scroll_box(name, f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def scroll_box(name: str, body: str) -> str:
+    """What may be wider than a narrow screen, in a box of its own that scrolls, by keyboard too."""
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}">{body}</div>'

@@ -88,3 +88,12 @@ RECONSTRUCTION_WORDS = {
     "mean_image": "The clip's mean image (a still picture)",
 }
 """Row of the reconstruction table -> its name."""
+
+METRIC_WORDS = {
+    "fvd": ("FVD", "lower"),
+    "inception_score": ("Inception score", "higher"),
+    "psnr": ("PSNR, dB", "higher"),
+    "ssim": ("SSIM", "higher"),
+    "lpips": ("LPIPS", "lower"),
+}
+"""Metric of a protocol -> its name, and which way is better."""

@@ -242,11 +242,11 @@ def test_the_report_is_one_self_contained_page_with_ten_tasks(road: Road) -> Non
     linked = re.findall(r"""(?:src|href|srcset|poster|data)\s*=\s*["']?([^"'\s>]+)""", page)
     assert [link for link in linked if not link.startswith(("data:", "#"))] == []
     assert not re.search(r"@import|url\((?!['\"]?(?:data:|#))", page)
-    tasks = page[page.index('<section id="tasks">') : page.index('<section id="decoding">')]
+    tasks = page[page.index('<section id="tasks"') : page.index('<section id="decoding"')]
     assert [task for task in TASKS if SPECS[task].title.lower() not in tasks.lower() and f">{task}<" not in tasks] == []
     assert tasks.count("data:image/") >= len(TASKS)
     for anchor in ("gates", "reconstructions", "decoding", "training", "codebook", "figures", "reproduce"):
-        assert f'<section id="{anchor}">' in page
+        assert f'<section id="{anchor}"' in page
     assert "untrained" in page.lower()
 
 

@@ -105,7 +105,7 @@ def test_a_missing_folder_of_each_kind(road: Road, tmp_path: Path) -> None:
     assert f"{gone}: no config.json" in refused(inflate.main, [*road.inflate(), f"source={gone}", f"output={gone}"])
     assert f"{gone}" in refused(generate.main, [*road.generate(), f"transformer={gone}", f"output={tmp_path / 'g'}"])
     assert f"{gone}" in refused(judge.main, [*road.judge(), f"test_tokens={gone}", f"output={tmp_path / 'e'}"])
-    assert f"{gone}" in refused(report.main, [*road.report(), f"judgement={gone}"])
+    assert f"{gone}: not there" in refused(report.main, [*road.report(), f"{gone}"])
 
 
 def test_a_model_of_the_wrong_kind(road: Road, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from tests.debian import SEARCH_PATH
 from tests.slurm.cluster_config import FREEZER, JOBS_PER_CLUSTER, ClusterConfig, random_first_job_id
-from tests.slurm.packages import SEARCH_PATH
 from tests.slurm.processes import Daemon, Machine, wait_until
 
 BECOME = 'hostname "$0" && mount --bind "$1" /etc/hosts && shift && exec "$@"'
