@@ -66,8 +66,7 @@ def _evaluations(results: Results) -> list[Evaluation]:
 
 
 def _evaluation(name: str, result: Result) -> Evaluation:
-    facts = {"weights": result.weights, "models": result.models, "decoding": result.decoding, "seeds": result.seeds}
-    flat = {f"{part}: {key}": value for part, values in facts.items() for key, value in values.items()}
+    facts = ("weights", "models", "decoding", "seeds", "git", "machine")
     figures = {
         key: Measured(mean=figure.mean, spread=figure.spread if len(figure.folds) > 1 else None)
         for key, figure in result.figures.items()
@@ -80,7 +79,7 @@ def _evaluation(name: str, result: Result) -> Evaluation:
         papers=_papers([result]),
         reservations=list(reservations(result)),
         remarks=list(remarks(result)),
-        facts={**flat, **result.machine, **result.git},
+        facts={part: getattr(result, part) for part in facts},
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from magvit_scale.page.tables import number, table
+from magvit_scale.page.tables import definitions, number, table
 from magvit_scale.page.words import METRIC_WORDS, TASK_WORDS
 
 
@@ -48,7 +48,7 @@ class Evaluation:
     remarks: Sequence[str]
     """On its protocol."""
     facts: Mapping[str, Any]
-    """Weights, models, seeds, machine: name -> value."""
+    """Weights, models, seeds, machine: part -> name -> value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,4 @@ def _sources(papers: Sequence[Paper]) -> str:
 
 
 def _facts(name: str, result: Evaluation) -> str:
-    items = "".join(
-        f"<div><dt>{escape(key)}</dt><dd>{escape(str(value))}</dd></div>" for key, value in result.facts.items()
-    )
-    return f"<details><summary>{escape(name)}: networks, models, seeds</summary><dl>{items}</dl></details>"
+    return f"<details><summary>{escape(name)}: networks, models, seeds</summary>{definitions(result.facts)}</details>"

@@ -84,9 +84,18 @@ def read_settings(path: Path, folder_key: str) -> Settings:
         raise Refusal(f"{path}: not YAML ({str(error).splitlines()[0]}); write the file again") from error
     if not isinstance(content, dict):
         raise Refusal(f"{path}: expected a YAML mapping; write the file again")
-    flat = dict(_flattened(content, ""))
+    flat = dict(flattened(content))
     root = str(Path(str(flat.get(folder_key, ""))).parent)
     return {key: _below(value, root) for key, value in flat.items()}
+
+
+def flattened(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings by `part.key`."""
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -116,14 +125,6 @@ def read_text(path: Path) -> str:
         raise Refusal(f"{path}: not there; run the program that writes it first") from error
     except UnicodeDecodeError as error:
         raise Refusal(f"{path}: not a text file ({error.reason}); write the file again") from error
-
-
-def _flattened(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _flattened(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _below(value: Any, root: str) -> Any:

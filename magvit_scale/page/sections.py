@@ -9,7 +9,7 @@ from magvit_scale.page.clips import Reconstructions, Samples, Trajectory
 from magvit_scale.page.inputs import Run
 from magvit_scale.page.pictures import enlargement, latent_grid, moving_picture, strips
 from magvit_scale.page.plots import sorted_bars
-from magvit_scale.page.tables import number, scroll_box, table
+from magvit_scale.page.tables import definitions, number, scroll_box, table
 from magvit_scale.page.words import RECONSTRUCTION_WORDS, TASK_WORDS
 
 TASKS_BYTES, RECONSTRUCTION_BYTES, TRAJECTORY_BYTES = 2_800_000, 700_000, 1_000_000
@@ -101,16 +101,8 @@ def evaluation_tables(results: Mapping[str, Any]) -> str:
     if not results:
         return ""
     parts = [_reconstruction_table(results["reconstruction"]), _cross_entropy_table(results), _frechet_table(results)]
-    return "".join([*parts, "<h3>Protocol</h3>", definitions({**results["protocol"], **_models(results)})])
-
-
-def definitions(values: Mapping[str, Any]) -> str:
-    """Names and values as a list; empty where there are none."""
-    if not values:
-        return ""
-    flat = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in values.items()}
-    items = (f"<div><dt>{escape(key)}</dt><dd>{escape(str(value))}</dd></div>" for key, value in flat.items())
-    return f"<dl>{''.join(items)}</dl>"
+    protocol = definitions({**results["protocol"], **_models(results)})
+    return f"{''.join(parts)}<details><summary>Protocol and models</summary>{protocol}</details>"
 
 
 def reproduce(commands: Sequence[str], runs: Sequence[Run]) -> str:

@@ -6,6 +6,7 @@ from magvit_scale.page.curves import training
 from magvit_scale.page.document import Section, document
 from magvit_scale.page.evaluations import Alike, evaluations_section
 from magvit_scale.page.record import Record
+from magvit_scale.page.tables import definitions
 
 LEDE = (
     "MAGVIT turns a video into a small grid of tokens and learns to fill in the tokens that are missing; by choosing "
@@ -76,5 +77,5 @@ def _sections(record: Record) -> list[Section]:
             "From the repository's folder, in this order:",
             sections.reproduce(record.commands, record.runs),
         ),
-        Section("environment", "Environment", "What this was made on.", sections.definitions(record.environment)),
+        Section("environment", "Environment", "What this was made on.", definitions(record.environment)),
     ]

@@ -1,8 +1,11 @@
 """Tables and numbers as a reader wants them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import isfinite
+from typing import Any
+
+from magvit_scale.page.inputs import flattened
 
 
 def number(value: float | None) -> str:
@@ -34,3 +37,12 @@ def table(name: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 def scroll_box(name: str, body: str) -> str:
     """What may be wider than a narrow screen, in a box of its own that scrolls, by keyboard too."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}">{body}</div>'
+
+
+def definitions(values: Mapping[str, Any]) -> str:
+    """Names and values as a list, `part.key` where they are nested; empty where there are none."""
+    if not values:
+        return ""
+    flat = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in flattened(values)}
+    items = (f"<div><dt>{escape(key)}</dt><dd>{escape(str(value))}</dd></div>" for key, value in flat.items())
+    return f"<dl>{''.join(items)}</dl>"
