@@ -79,12 +79,12 @@ def published(results: Sequence[Result], name: str) -> list[Published]:
 
 def reservations(result: Result) -> Iterator[str]:
     """What sets a result apart from the paper's."""
+    if not result.comparable:
+        reasons = unlike_published(PROTOCOLS.get(result.protocol), result.weights) or ["the file says so"]
+        yield f"NOT COMPARABLE with any paper: {'; '.join(reasons)}"
     if not _is_known(result):
         return
     protocol = PROTOCOLS[result.protocol]
-    if not result.comparable:
-        reasons = unlike_published(protocol, result.weights) or ["the file says so"]
-        yield f"NOT COMPARABLE with any paper: {'; '.join(reasons)}"
     if changes := _differences(result.decoding, asdict(protocol.decoding) if protocol.decoding else {}):
         yield f"decoding is not the paper's: {', '.join(changes)}"
 

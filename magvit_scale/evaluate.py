@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from magvit_scale import compare_results
-from magvit_scale.config import DecodingConfig, EvaluateConfig, Refusal, load, parse
+from magvit_scale.config import DecodingConfig, EvaluateConfig, Refusal, dump, load, parse
 from magvit_scale.measuring import Networks, add_clips, figures, load_networks, new_tally
 from magvit_scale.metrics.protocol import Protocol, RealClips
 from magvit_scale.metrics.protocols import find_protocol
@@ -104,6 +104,7 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> Result:
     if ranks.is_main:
         path = output / f"{protocol.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
+        dump(config, path.with_name("config.yaml"))
         write_result(path, result)
         sys.stdout.write(compare_results.compare({str(path): result}))
     return result

@@ -59,14 +59,12 @@ def write_judgement(folder: Path, results: dict[str, Any]) -> None:
 def full_results(gates: list[dict[str, Any]]) -> dict[str, Any]:
     scores = {"psnr": 22.5, "psnr_moving": float("nan"), "psnr_static": 24.25, "ssim": 0.8125}
     return {
-        "protocol": {"id": "demo-heldout-v1", "features": "random", "perceptual": "none", "clips": 2},
-        "not_comparable": "Tiny models.",
+        "protocol": {"id": "demo-claims-v1", "clips": 2},
         "models": {"tokenizer": "abc"},
         "reconstruction": {"trained": scores, "mean_image": scores},
         "codebook": {"used": 0.75, "perplexity": 2.5, "counts": [5, 0, 1, 2]},
         "cross_entropy": {task: {"commit": 3.25, "per_position": 3.5, "unigram": 4.75} for task in TASKS},
         "class_conditional": {"commit": 3.625, "per_position": 3.5},
-        "frechet": {"FP": 0.5},
         "gates": gates,
     }
 
@@ -86,6 +84,7 @@ def write_evaluation(root: Path, name: str, fvd: list[float], weights: str = "aa
         models={"tokenizer": "abc"},
         decoding=protocol.decoding,
         seeds={"clips": 0},
+        data={"shards": "0f"},
         device="cpu",
     )
     (root / "evaluation").mkdir(exist_ok=True)

@@ -76,13 +76,9 @@ class JudgeConfig:
     output: str
     """Folder that receives results.json and reconstructions.npz."""
     num_clips: int = 64
-    fvd_samples: int = 64
-    """Generated clips per task for the Frechet distance; 0 skips it."""
-    features: Literal["random"] = "random"
-    """Feature network of the Frechet distance; `random` is untrained and not comparable with any paper."""
-    decoding: DecodingConfig = DecodingConfig()
     batch_size: int = 16
     seed: int = 0
+    """Of the masks under which tokens are predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)

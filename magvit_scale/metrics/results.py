@@ -105,9 +105,9 @@ def build_result(
     )
 
 
-def unlike_published(protocol: Protocol, weights: Mapping[str, str]) -> list[str]:
+def unlike_published(protocol: Protocol | None, weights: Mapping[str, str]) -> list[str]:
     """What forbids to put figures beside a paper's: networks that are untrained or other ones than the protocol's."""
-    wanted = {"feature_network": protocol.feature_network, "classifier": protocol.classifier or ""}
+    wanted = {"feature_network": protocol.feature_network, "classifier": protocol.classifier or ""} if protocol else {}
     reasons = []
     for role, found in sorted(weights.items()):
         published = WEIGHTS.get(wanted.get(role, ""))

@@ -11,6 +11,7 @@ from magvit_scale.page.document import Section, document
 from magvit_scale.page.evaluations import Alike, evaluations_section
 from magvit_scale.page.inputs import Run, Settings
 from magvit_scale.page.record import Record
+from magvit_scale.page.sections import warning
 
 
 def render(records: Sequence[Record], links: Sequence[str], alike: Sequence[Alike]) -> str:
@@ -29,7 +30,10 @@ def render(records: Sequence[Record], links: Sequence[str], alike: Sequence[Alik
     return document(
         f"{len(records)} runs compared",
         f"The same things of every run beside each other. Each run's own page: {pages}.",
-        side_by_side.warnings(results),
+        warning(
+            [run for record in records for run in record.runs],
+            [evaluation for record in records for evaluation in record.evaluations],
+        ),
         [
             Section(
                 "figures",

@@ -11,7 +11,7 @@ from magvit_scale.page.clips import Reconstructions, Samples, read_reconstructio
 from magvit_scale.page.evaluations import Evaluation
 from magvit_scale.page.inputs import METRICS, TRANSFORMER, Run, Settings, read_json, read_run, read_settings
 
-FOLDERS = {"generate": "generated", "judge": "judgement"}
+FOLDERS = {"generate": "generated", "judge": "judgement", "evaluate": "evaluation"}
 """Verb -> where the road has its output."""
 
 

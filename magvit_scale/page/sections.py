@@ -1,11 +1,12 @@
 """The sections of the page, each a function from what was read to HTML; empty where there is nothing to show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from magvit_scale.config import Task
 from magvit_scale.page.clips import Reconstructions, Samples, Trajectory
+from magvit_scale.page.evaluations import Evaluation
 from magvit_scale.page.inputs import Run
 from magvit_scale.page.pictures import enlargement, latent_grid, moving_picture, strips
 from magvit_scale.page.plots import sorted_bars
@@ -17,17 +18,13 @@ TASKS_BYTES, RECONSTRUCTION_BYTES, TRAJECTORY_BYTES = 2_800_000, 700_000, 1_000_
 MAX_TRAJECTORIES = 3
 
 
-def warning(results: Mapping[str, Any]) -> str:
+def warning(runs: Iterable[Run], evaluations: Iterable[Evaluation]) -> str:
     """What on this page is not the real metric, and why its figures stand beside no paper's."""
-    protocol = results.get("protocol", {})
-    random = [name for name in ("features", "perceptual") if protocol.get(name) == "random"]
-    networks = {"features": "the features of the Fréchet distance", "perceptual": "the perceptual loss"}
-    named = " and ".join(networks[name] for name in random)
-    sentence = f"{named[:1].upper()}{named[1:]} come from an untrained, random network. " if random else ""
-    text = escape(sentence + results.get("not_comparable", ""))
-    if not text:
-        return ""
-    return f'<div class="warning" role="note"><strong>Not comparable with any paper.</strong> {text}</div>'
+    sentences = dict.fromkeys(sentence for each in evaluations for sentence in each.reservations)
+    if any(run.settings.get("loss.perceptual") == "random" for run in runs):
+        sentences["The perceptual loss of the training was that of an untrained, random network."] = None
+    text = " ".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+    return f'<div class="warning" role="note">{text}</div>' if text else ""
 
 
 def gates(gates: Sequence[Mapping[str, Any]]) -> str:
@@ -97,10 +94,10 @@ def codebook(results: Mapping[str, Any]) -> str:
 
 
 def evaluation_tables(results: Mapping[str, Any]) -> str:
-    """Reconstruction, cross-entropy and Frechet distance, each with its baselines, and the protocol."""
+    """Reconstruction and cross-entropy, each with its baselines, and the protocol."""
     if not results:
         return ""
-    parts = [_reconstruction_table(results["reconstruction"]), _cross_entropy_table(results), _frechet_table(results)]
+    parts = [_reconstruction_table(results["reconstruction"]), _cross_entropy_table(results)]
     protocol = definitions({**results["protocol"], **_models(results)})
     return f"{''.join(parts)}<details><summary>Protocol and models</summary>{protocol}</details>"
 
@@ -176,14 +173,6 @@ def _cross_entropy_table(results: Mapping[str, Any]) -> str:
     )
     heads = ["", "COMMIT", "table per position", "unigram", "gain over the table"]
     return f"<h3>Masked-token cross-entropy</h3><p>{note}</p>{table('Masked-token cross-entropy', heads, body)}"
-
-
-def _frechet_table(results: Mapping[str, Any]) -> str:
-    distances = results.get("frechet", {})
-    body = [[TASK_WORDS[task][0], number(distances[task])] for task in TASK_WORDS if task in distances]
-    kind = escape(str(results["protocol"].get("features", "")))
-    note = f"Distance between generated and real clips in the features of the network named “{kind}”; lower is better."
-    return f"<h3>Fréchet distance</h3><p>{note}</p>{table('Fréchet distance', ['', 'distance'], body)}" if body else ""
 
 
 def _gain(nats: float) -> str:

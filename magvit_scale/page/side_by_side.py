@@ -12,7 +12,7 @@ from magvit_scale.page.clips import Samples, TaskSamples
 from magvit_scale.page.grouping import grouped
 from magvit_scale.page.inputs import Settings
 from magvit_scale.page.pictures import strips
-from magvit_scale.page.sections import TASKS_BYTES, condition_name, task_article, warning
+from magvit_scale.page.sections import TASKS_BYTES, condition_name, task_article
 from magvit_scale.page.tables import number, table
 from magvit_scale.page.words import TASK_WORDS
 
@@ -26,13 +26,7 @@ RECONSTRUCTION_PATHS = {
     "SSIM": ("reconstruction", "trained", "ssim"),
 }
 ENTROPY_PATHS = {words: ("cross_entropy", task, "commit") for task, (words, _) in TASK_WORDS.items()}
-FRECHET_PATHS = {words: ("frechet", task) for task, (words, _) in TASK_WORDS.items()}
 """Name of a row -> where its figure is in the results."""
-
-
-def warnings(results: Mapping[str, Results]) -> str:
-    """What is no real metric; once, where several runs say the same."""
-    return "".join(dict.fromkeys(map(warning, results.values())))
 
 
 def figures(results: Mapping[str, Results]) -> str:
@@ -72,7 +66,6 @@ def _figures(group: Mapping[str, Results]) -> str:
         "Claims": _gate_rows(columns),
         "Reconstruction <small>higher is better</small>": _score_rows(columns, RECONSTRUCTION_PATHS, max),
         "Masked-token cross-entropy <small>nats, lower is better</small>": _score_rows(columns, ENTROPY_PATHS, min),
-        "Fréchet distance <small>lower is better</small>": _score_rows(columns, FRECHET_PATHS, min),
     }
     names = list(map(escape, group))
     return "".join(

@@ -23,7 +23,7 @@ def render(record: Record) -> str:
     """The page's HTML; the same inputs give the same bytes."""
     shows_models = record.samples or record.results or record.evaluations
     lede = LEDE + (LEDE_OF_MODELS if shows_models else LEDE_OF_TRAINING)
-    return document(record.name, lede, sections.warning(record.results), _sections(record))
+    return document(record.name, lede, sections.warning(record.runs, record.evaluations), _sections(record))
 
 
 def _sections(record: Record) -> list[Section]:

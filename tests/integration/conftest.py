@@ -68,9 +68,8 @@ class Road:
 
     def judge(self) -> list[str]:
         tokens = [f"{split}_tokens={self.root}/tokens/{split}" for split in ("train", "test")]
-        clips = ["clips.num_frames=8", f"clips.shards={self.shards}", "clips.split=test", *CLIPS]
-        sizes = ["num_clips=4", "fvd_samples=2", "decoding.num_steps=2"]
-        return [*self._models(), f"inflated={self.inflated}", *tokens, *clips, *sizes, f"output={self.judgement}"]
+        clips = ["clips.num_frames=8", f"clips.shards={self.shards}", "clips.split=test", *CLIPS, "num_clips=4"]
+        return [*self._models(), f"inflated={self.inflated}", *tokens, *clips, f"output={self.judgement}"]
 
     def _models(self) -> list[str]:
         return [f"tokenizer={self.run_3d}/export", f"transformer={self.run_commit}/export"]

@@ -210,21 +210,19 @@ def test_one_clip_is_generated_per_task(road: Road) -> None:
     assert decode(road.generated / "FP" / "0000_real.mp4", size_px=128).shape == (8, 128, 128, 3)
 
 
-def test_the_evaluation_says_what_was_measured_and_on_what(road: Road) -> None:
+def test_the_judgement_says_what_was_measured_and_on_what(road: Road) -> None:
     assert names(road.judgement) == ["config.yaml", "reconstructions.npz", "results.json"]
     results = json.loads((road.judgement / "results.json").read_text())
     assert results["models"] == {"tokenizer": hash_model(road.run_3d / "export"),
                                  "transformer": hash_model(road.run_commit / "export")}  # fmt: skip
     protocol = results["protocol"]
-    assert (protocol["clips"], protocol["features"], protocol["generated_per_task"]) == (4, "random", 2)
+    assert protocol["clips"] == 4
     assert protocol["clip"]["shards"] == load_dataset(road.shards).hash
     assert re.fullmatch("[0-9a-f]{64}", protocol["sha256"])
-    assert "not FVD" in results["not_comparable"]
     assert set(results["reconstruction"]) == {"trained", "inflated", "mean_image"}
     assert all(5 < scores["psnr_moving"] < 60 for scores in results["reconstruction"].values())
-    assert set(results["cross_entropy"]) == set(results["frechet"]) == set(TASKS)
+    assert set(results["cross_entropy"]) == set(TASKS)
     assert all(set(figures) == {"commit", "per_position", "unigram"} for figures in results["cross_entropy"].values())
-    assert all(distance > 0 for distance in results["frechet"].values())
     assert sum(results["codebook"]["counts"]) == NUM_TEST * 2 * 4 * 8 * 8
     assert 0 < results["codebook"]["used"] <= 1
     for gate in results["gates"]:
@@ -285,5 +283,5 @@ def test_the_other_conditionings_train_show_and_are_evaluated(road: Road, tmp_pa
     folders = [f"train_tokens={tokens['train']}", f"test_tokens={tokens['test']}", f"output={tmp_path / 'judgement'}"]
     judge.main([*road.judge(), f"transformer={tmp_path / 'run'}/export", *folders, "tasks=[OPH]"])
     results = json.loads((tmp_path / "judgement" / "results.json").read_text())
-    assert set(results["cross_entropy"]) == set(results["frechet"]) == {"OPH"}
+    assert set(results["cross_entropy"]) == {"OPH"}
     assert [gate["id"] for gate in results["gates"]] == ["a", "b", "c"]

@@ -13,6 +13,7 @@ from tests.outline import outline
 from tests.toy_record import (
     GATES,
     full_results,
+    write_evaluation,
     write_judgement,
     write_root,
     write_run,
@@ -55,9 +56,13 @@ def test_a_page_is_whole_self_contained_and_repeatable(root: Path) -> None:
 
 
 def test_a_page_names_what_is_random_and_escapes_names(root: Path) -> None:
+    assert 'role="note"' not in text_of(root)
+    write_evaluation(root, "bair", [5.0], weights="random")
+    write_run(root / "vqgan", [], "loss: {perceptual: random}\n")
     text = text_of(root)
-    assert "The features of the Fréchet distance come from an untrained, random network. Tiny models." in text
-    assert "the perceptual loss come" not in text
+    note = text[text.index('role="note"') :].split("</div>")[0]
+    assert "<p>NOT COMPARABLE with any paper: feature_network is untrained</p>" in note
+    assert "<p>The perceptual loss of the training was that of an untrained, random network.</p>" in note
     assert "spin &amp; go" in text
     assert "<td>n/a</td>" in text  # a score that does not exist
     assert "+0.250" in text
@@ -89,7 +94,7 @@ def test_parts_that_are_missing_are_left_out(root: Path) -> None:
     results = full_results(GATES[:1])
     write_judgement(root / "judgement", {key: results[key] for key in ("protocol", "reconstruction", "gates")})
     main([str(root)])
-    absent = {"Decoding, step by step", "Codebook", "Fréchet distance", "Masked-token cross-entropy"}
+    absent = {"Decoding, step by step", "Codebook", "Masked-token cross-entropy"}
     assert not absent & set(outline(root / "report.html").headings)
     shutil.rmtree(root / "judgement")
     shutil.rmtree(root / "commit")

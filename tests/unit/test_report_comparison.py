@@ -67,7 +67,8 @@ def test_figures_that_do_not_compare_stand_alone_with_the_reason(root: Path) -> 
 def second(tmp_path: Path) -> Path:
     """Another root with the same held-out clips."""
     shutil.copytree(write_root(tmp_path / "first"), tmp_path / "second")
-    results = full_results(GATES) | {"frechet": {"FP": 0.25}}
+    results = full_results(GATES)
+    results["cross_entropy"]["FP"]["commit"] = 3.125
     write_judgement(tmp_path / "second" / "judgement", results)
     return tmp_path / "second"
 
@@ -84,7 +85,7 @@ def test_two_runs_stand_side_by_side(second: Path, capsys: pytest.CaptureFixture
     write_run(second / "commit", lines, "tokens: elsewhere\nmodel: {num_layers: 6}\n")
     text = comparison_of(first, second)
     assert f"page: {second.parent}/comparison.html (0." in capsys.readouterr().out
-    assert "<td>0.500</td><td><b>0.250</b></td>" in text  # Frechet distance, lower is better
+    assert "<td>3.250</td><td><b>3.125</b></td>" in text  # cross-entropy, lower is better
     assert '<td>n/a</td><td>3.600<small class="failed">failed</small><small>against 3.500 nats</small></td>' in text
     assert '<a href="first/report.html">first</a>' in text
     heads = "".join(f"<span>{head}</span>" for head in ("condition", "first", "second", "real"))
