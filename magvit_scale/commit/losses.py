@@ -57,5 +57,12 @@ def token_weights(assignment: Assignment, config: CommitLossConfig) -> Tensor:
     )
 
 
+def mean_share(hits: Tensor, among: Tensor) -> Tensor:
+    """Each clip's share of `hits` among the tokens `among` (both 'b n' bool), the mean over clips; a clip without any
+    of them counts as 0.
+    """
+    return ((hits & among).sum(1) / among.sum(1).clamp(min=1)).mean()
+
+
 def _mean_where(values: Tensor, where: Tensor) -> Tensor:
     return (values.detach() * where).sum() / where.sum().clamp(min=1)

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from magvit_scale.commit.condition import Condition, build_condition, build_prompt
-from magvit_scale.commit.losses import compute_commit_loss
+from magvit_scale.commit.losses import compute_commit_loss, mean_share
 from magvit_scale.commit.masking import assign, mask_ratio, mask_share
 from magvit_scale.commit.tasks import canvas_index
 from magvit_scale.config import Task, TrainCommitConfig, TransformerConfig
@@ -78,14 +78,15 @@ def commit_step(
         guard: collective; raises where a value is not finite.
 
     Returns:
-        This rank's scalars by TensorBoard name, nats per token, means over the micro-batches.
+        This rank's scalars by TensorBoard name, means over the micro-batches: losses in nats per token; of the tokens
+        that were masked, the share whose code is the likeliest, and their share of all that are not fixed.
     """
     found = []
     for batch in micro_batches:
         losses = _compute_losses(engine, batch, step, config, canvases)
         guard({"loss/total": losses["loss/total"]})
         engine.backward(losses["loss/total"])
-        found.append({name: loss.detach() for name, loss in losses.items()})
+        found.append({name: value.detach() for name, value in losses.items()})
     means = {name: torch.stack([losses[name] for losses in found]).mean(dim=0) for name in found[0]}
     return means | {"optim/gradient_norm_transformer": engine.step()}
 
@@ -100,13 +101,17 @@ def _compute_losses(
     targets = rearrange(tokens[:, 0], "b t h w -> b (t h w)")
     assignment = assign(targets, condition, is_masked)
     prompt = build_prompt(tasks, batch["label"], config.model)
-    logits = engine(model.build_sequence(*prompt, assignment.inputs, condition.before))
-    loss = compute_commit_loss(model.at_latents(logits), targets, assignment, config.loss)
+    sequence = model.build_sequence(*prompt, assignment.inputs, condition.before)
+    logits = model.at_latents(engine(sequence))
+    loss = compute_commit_loss(logits, targets, assignment, config.loss)
+    is_asked = assignment.refine | assignment.mask
     return {
         "loss/total": loss.total,
         "loss/refine": loss.refine,
         "loss/mask": loss.mask,
         "loss/reconstruct": loss.reconstruct,
+        "mask/accuracy": mean_share(logits.argmax(-1) == targets, is_asked),
+        "mask/ratio": mean_share(is_asked, ~condition.is_fixed),
     }
 
 

@@ -45,12 +45,13 @@ class LossScale:
     def __init__(self, precision: Precision):
         self.is_dynamic = precision == "fp16"
         self.value = self.FIRST if self.is_dynamic else 1.0
-        self.good_updates = 0
+        self.good_updates, self.skipped_updates = 0, 0
 
     def update(self, is_finite: bool) -> None:
         """After an update, or one that was not made."""
         if self.is_dynamic:
             self.good_updates = self.good_updates + 1 if is_finite else 0
+            self.skipped_updates += not is_finite
             grows = is_finite and self.good_updates % self.GROWTH_INTERVAL == 0
             self.value = max(1.0, self.value * (2.0 if grows else 1.0 if is_finite else 0.5))
 
@@ -130,6 +131,13 @@ class Engine:
         with torch.no_grad():
             engine_state.overwrite_rows(self.deepspeed, self.ranks.rank, name, rows, values)
 
+    def metrics(self) -> dict[str, Tensor]:
+        """In fp16 the loss scale and the updates that were not made so far, scalars by TensorBoard name; else none."""
+        if not self.scale.is_dynamic:
+            return {}
+        found = {"loss_scale": self.scale.value, "skipped_updates": self.scale.skipped_updates}
+        return {f"optim/{name}_{self.name}": torch.tensor(float(value)) for name, value in found.items()}
+
     def set_learning_rate(self, learning_rate: float) -> None:
         """Sets the rate of the next update in every parameter group; the same on every rank."""
         for group in self.deepspeed.optimizer.param_groups:
@@ -151,8 +159,9 @@ class Engine:
 
     def facts(self) -> dict[str, float]:
         """Numbers that every rank knows alike."""
-        updates = engine_state.num_updates(self.deepspeed)
-        return {"updates": updates, "loss_scale": self.scale.value, "good_updates": self.scale.good_updates}
+        updates, scale = engine_state.num_updates(self.deepspeed), self.scale
+        return {"updates": updates, "loss_scale": scale.value, "good_updates": scale.good_updates,
+                "skipped_updates": scale.skipped_updates}  # fmt: skip
 
     def restore(self, facts: dict[str, float], read: Read) -> None:
         """Takes over another engine's `facts` and slices, of any ZeRO stage and world size. Collective."""
@@ -160,4 +169,5 @@ class Engine:
         engine_state.restore(self.deepspeed, self.ranks.rank, int(facts["updates"]), read)
         if self.scale.is_dynamic:
             self.scale.value, self.scale.good_updates = facts["loss_scale"], int(facts["good_updates"])
+            self.scale.skipped_updates = int(facts["skipped_updates"])
         self._has_pending_micro_batch = False

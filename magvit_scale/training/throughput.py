@@ -23,6 +23,7 @@ class Throughput:
         device: this rank's.
         frames_per_sample: 0 where samples are no clips.
         peak_flops: operations per second that this rank could do (`peak.peak_flops`); 0 leaves MFU out.
+        hours_before: of all ranks, `perf/rank_hours` of what the run had done before this start.
         clock: seconds; another one makes tests exact.
 
     Attributes:
@@ -38,12 +39,14 @@ class Throughput:
         *,
         frames_per_sample: int = 0,
         peak_flops: float = 0.0,
+        hours_before: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
     ):
         self.samples_per_step, self.frames_per_sample, self.world_size = samples_per_step, frames_per_sample, world_size
         self.device = device or torch.device("cpu")
         self.peak_flops, self.flops_per_step = peak_flops, 0.0
-        self._clock = clock
+        self.hours_before = hours_before
+        self._clock, self._began = clock, clock()
         self._names: frozenset[str] | None = None
         self._restart()
 
@@ -84,8 +87,9 @@ class Throughput:
             `perf/step_s` of a whole step, data included, and `perf/data_wait_s` and `perf/data_wait_share` of it;
             `perf/samples_per_s` of all ranks together, `perf/samples_per_s_per_rank` and `perf/frames_per_s`;
             `perf/memory_peak_gb` of this rank, 10^9 bytes, since the process began: allocated on its GPU, or resident;
-            `perf/tflops`, 10^12 operations per second of this rank, and `perf/mfu`, their share of the peak. Nothing
-            where no step was done.
+            `perf/tflops`, 10^12 operations per second of this rank, and `perf/mfu`, their share of the peak;
+            `perf/rank_hours` of the run so far, hours times ranks (GPU hours, with a GPU a rank), samples and
+            checkpoints included, and what an interruption undid left out. Nothing where no step was done.
         """
         self._finish_queued()
         if not self._steps:
@@ -98,6 +102,7 @@ class Throughput:
             "perf/data_wait_s": waited_s,
             "perf/data_wait_share": waited_s / step_s,
             "perf/memory_peak_gb": peak_memory_gb(self.device),
+            "perf/rank_hours": self.hours_before + (self._clock() - self._began) * self.world_size / 3600,
         }
 
     def _rates(self, step_s: float) -> dict[str, float]:

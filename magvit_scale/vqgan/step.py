@@ -86,7 +86,7 @@ def _update_generator(
         training.guard({name: loss for name, loss in metrics.items() if name.startswith("loss/")})
         training.generator.backward((gradient * reconstruction.float()).sum() + metrics["loss/quantizer"])
         fakes.append(leaf.detach())
-        found.append(metrics | _quantizer_losses(quantized))
+        found.append(metrics | _quantizer_losses(quantized) | {"loss/generator_total": _total(metrics, training.loss)})
         used.append(quantized.token_ids.flatten())
     norm = training.generator.step()
     counts = torch.bincount(torch.cat(used), minlength=len(training.codebook_use.age))
@@ -122,6 +122,17 @@ def quantizer_loss(quantized: Quantized, loss: VQGANLossConfig) -> Tensor:
         + quantized.codebook_loss
         + loss.entropy_weight * quantized.entropy_loss
     )
+
+
+def _total(metrics: Metrics, loss: VQGANLossConfig) -> Tensor:
+    """All that the generator makes smaller, weighted, as a curve: its parts' gradients are taken one by one."""
+    total = loss.reconstruction_weight * metrics["loss/reconstruction"] + metrics["loss/quantizer"]
+    if "loss/perceptual" in metrics:
+        total = total + loss.perceptual_weight * metrics["loss/perceptual"]
+    if "loss/generator" in metrics:
+        weight = loss.adversarial_weight * metrics.get("gan/adaptive_weight", 1.0)
+        total = total + weight * metrics["loss/generator"]
+    return total
 
 
 def _quantizer_losses(quantized: Quantized) -> Metrics:

@@ -68,6 +68,7 @@ class PlainVQGAN:
                 weight = weight * metrics["gan/adaptive_weight"]
             total = total + weight * metrics["loss/generator"]
             judge = self.judge(clip, fake.detach())
+        metrics["loss/generator_total"] = total
         metrics["optim/gradient_norm_generator"] = self.update(0, self.generator, total)
         if is_adversarial:
             metrics["optim/gradient_norm_discriminator"] = self.update(1, self.discriminator, judge.pop("total"))

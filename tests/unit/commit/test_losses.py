@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from magvit_scale.commit.condition import Condition
-from magvit_scale.commit.losses import compute_commit_loss, token_cross_entropy
+from magvit_scale.commit.losses import compute_commit_loss, mean_share, token_cross_entropy
 from magvit_scale.commit.masking import Assignment, assign
 from magvit_scale.config import CommitLossConfig
 
@@ -86,3 +86,11 @@ def test_a_weight_of_zero_takes_the_gradient_away() -> None:
     assert not logits.grad[parts.reconstruct].any()
     assert logits.grad[parts.refine].abs().sum(-1).min() > 0
     assert torch.isfinite(logits.grad).all()  # also in the clip whose weights are all 0
+
+
+def test_a_share_is_one_of_each_clip_so_that_no_division_of_the_batch_changes_it() -> None:
+    hits = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]], dtype=torch.bool)
+    among = torch.tensor([[1, 0, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]], dtype=torch.bool)
+    assert mean_share(hits, among).item() == pytest.approx((1 / 3 + 1 + 0) / 3)
+    parts = torch.stack([mean_share(hits[row : row + 1], among[row : row + 1]) for row in range(3)])
+    assert parts.mean().item() == pytest.approx(mean_share(hits, among).item())

@@ -248,6 +248,10 @@ def test_a_step_is_the_plain_update(one_task_per_step: bool) -> None:
     squares = [parameter.grad.square().sum() for parameter in plain.parameters() if parameter.grad is not None]
     norm = torch.stack(squares).sum().sqrt().item()
     assert metrics["optim/gradient_norm_transformer"].item() == pytest.approx(norm, rel=1e-5)
+    is_right, is_asked = logits.argmax(-1) == targets, parts.refine | parts.mask
+    shares = [is_right[row][is_asked[row]].double().mean().item() for row in range(4)]
+    assert metrics["mask/accuracy"].item() == pytest.approx(np.mean(shares), rel=1e-6)
+    assert metrics["mask/ratio"].item() == pytest.approx(is_masked.double().mean().item(), rel=1e-6)
     assert metrics.keys() <= CURVE_WORDS.keys(), "the page has no word for it"
     assert metrics.keys() >= {rule.metric for rule in commit_health().rules.values()}, "a rule would never act"
     with torch.no_grad():

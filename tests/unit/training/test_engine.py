@@ -105,11 +105,11 @@ def test_fp16_passes_over_an_overflow_and_halves_its_scale() -> None:
     engine.backward(engine(data(2)).mean() * float("inf"))
     assert not engine.step().isfinite()
     assert weights(engine) == before
-    assert engine.facts() == {"updates": 0, "loss_scale": 2.0**15, "good_updates": 0}
+    assert engine.facts() == {"updates": 0, "loss_scale": 2.0**15, "good_updates": 0, "skipped_updates": 1}
     engine.backward(engine(data(2)).mean())
     assert engine.step().isfinite()
     assert weights(engine) != before
-    assert engine.facts() == {"updates": 1, "loss_scale": 2.0**15, "good_updates": 1}
+    assert engine.facts() == {"updates": 1, "loss_scale": 2.0**15, "good_updates": 1, "skipped_updates": 1}
 
 
 def test_the_scale_is_in_the_loss_and_not_in_the_gradients() -> None:
@@ -127,12 +127,14 @@ def test_the_scale_is_in_the_loss_and_not_in_the_gradients() -> None:
 
 def test_a_checkpoint_carries_the_scale_of_fp16_alone() -> None:
     engine = build_engine(linear(), precision="fp16")
-    engine.scale.value, engine.scale.good_updates = 512.0, 7
+    engine.scale.value, engine.scale.good_updates, engine.scale.skipped_updates = 512.0, 7, 3
     kept = {key: view.clone() for key, _, view in engine.owned_slices()}
-    for precision, expected in (("fp16", (512.0, 7)), ("fp32", (1.0, 0))):
+    logged = {"optim/loss_scale_network": 512.0, "optim/skipped_updates_network": 3.0}
+    for precision, expected, curves in (("fp16", (512.0, 7), logged), ("fp32", (1.0, 0), {})):
         other = build_engine(nn.Linear(2, 1), precision=precision)  # type: ignore[arg-type]
         other.restore(engine.facts(), lambda name, first, length: kept[name][first : first + length])
         assert (other.scale.value, other.scale.good_updates) == expected
+        assert {name: value.item() for name, value in other.metrics().items()} == curves
         assert weights(other) == weights(engine)
 
 

@@ -103,7 +103,7 @@ def test_any_stage_and_any_accumulation_is_plain_adamw(tmp_path: Path, ranks: Ra
     engine = build(tmp_path, ranks, stage, count)
     norms = [update(engine, step, count) for step in range(3)]
     assert_close(state_of(engine), plain_updates(tmp_path, ranks, 3), rtol=1e-4)
-    assert engine.facts() == {"updates": 3, "loss_scale": 1.0, "good_updates": 0}
+    assert engine.facts() == {"updates": 3, "loss_scale": 1.0, "good_updates": 0, "skipped_updates": 0}
     assert all(norm.dtype == torch.float32 and norm.ndim == 0 for norm in norms)
     assert norms[0].item() == pytest.approx(first_norm(), rel=1e-5)
 
@@ -140,9 +140,9 @@ def test_fp16_skips_an_overflow_and_goes_on(tmp_path: Path, ranks: Ranks, stage:
     backward(engine, micro_batches(0, 1)[0], float("inf"))
     assert not engine.step().isfinite()
     assert state_of(engine)["master/codebook"].tolist() == before["master/codebook"].tolist()
-    assert engine.facts() == {"updates": 0, "loss_scale": 2.0**7, "good_updates": 0}
+    assert engine.facts() == {"updates": 0, "loss_scale": 2.0**7, "good_updates": 0, "skipped_updates": 1}
     assert update(engine, 0).item() == pytest.approx(first_norm(), rel=2e-2), "of the true gradient"
-    assert engine.facts() == {"updates": 1, "loss_scale": 2.0**7, "good_updates": 1}
+    assert engine.facts() == {"updates": 1, "loss_scale": 2.0**7, "good_updates": 1, "skipped_updates": 1}
 
 
 @STAGES
@@ -175,7 +175,7 @@ def test_an_interrupted_accumulation_leaves_nothing_behind(tmp_path: Path, ranks
         norms = [update(one, step, 4).item() for one in (engine, clean)]
         assert norms[0] == norms[1]
         assert_close(state_of(engine), state_of(clean), rtol=0)
-    assert engine.facts() == clean.facts() == {"updates": 3, "loss_scale": 1.0, "good_updates": 0}
+    assert engine.facts() == clean.facts() == {"updates": 3, "loss_scale": 1.0, "good_updates": 0, "skipped_updates": 0}
 
 
 @STAGES

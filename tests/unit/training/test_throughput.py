@@ -26,8 +26,9 @@ def run(throughput: Throughput, clock: Clock, steps: int, wait_s: float, work_s:
         throughput.step_done(["loss/total"])
 
 
-def without_memory(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if name != "perf/memory_peak_gb"}
+def of_window(metrics: dict[str, float]) -> dict[str, float]:
+    of_run = ("perf/memory_peak_gb", "perf/rank_hours")
+    return {name: value for name, value in metrics.items() if name not in of_run}
 
 
 def test_the_means_of_a_window() -> None:
@@ -35,7 +36,7 @@ def test_the_means_of_a_window() -> None:
     throughput = Throughput(12, world_size=3, frames_per_sample=16, peak_flops=5e12, clock=clock)
     throughput.flops_per_step = 4e12
     run(throughput, clock, steps=4, wait_s=0.5, work_s=1.5)
-    assert without_memory(throughput.metrics()) == {
+    assert of_window(throughput.metrics()) == {
         "perf/samples_per_s": 6.0,
         "perf/samples_per_s_per_rank": 2.0,
         "perf/frames_per_s": 96.0,
@@ -66,6 +67,16 @@ def test_samples_and_checkpoints_are_in_no_figure() -> None:
     run(throughput, clock, steps=2, wait_s=0.25, work_s=0.75)
     found = throughput.metrics()
     assert (found["perf/step_s"], found["perf/data_wait_share"]) == (1.0, 0.25)
+
+
+def test_hours_are_of_all_ranks_and_of_the_whole_run() -> None:
+    clock = Clock()
+    throughput = Throughput(8, world_size=4, hours_before=2.5, clock=clock)
+    for hours in (3.5, 4.5):  # a quarter of an hour on each of four ranks, twice
+        run(throughput, clock, steps=2, wait_s=50.0, work_s=100.0)
+        with throughput.paused():
+            clock.now += 600.0
+        assert throughput.metrics()["perf/rank_hours"] == hours
 
 
 def test_what_is_not_known_has_no_name() -> None:

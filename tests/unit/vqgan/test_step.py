@@ -296,6 +296,9 @@ def test_metrics_are_what_they_say() -> None:
     assert metrics["codebook/perplexity"].item() == pytest.approx((-(share * share.log()).sum()).exp().item(), rel=1e-5)
     parts = 0.25 * quantized.commitment_loss + quantized.codebook_loss + 0.1 * quantized.entropy_loss
     assert metrics["loss/quantizer"].item() == pytest.approx(parts.item(), rel=1e-5)
+    total = (LOSS.reconstruction_weight * metrics["loss/reconstruction"] + metrics["loss/quantizer"]
+             + LOSS.adversarial_weight * metrics["loss/generator"])  # fmt: skip
+    assert metrics["loss/generator_total"].item() == pytest.approx(total.item(), rel=1e-6)
     for part in ("commitment", "codebook", "entropy"):
         assert metrics[f"loss/{part}"].item() == pytest.approx(getattr(quantized, f"{part}_loss").item(), rel=1e-5)
     for name in ("generator", "discriminator"):
