@@ -19,11 +19,11 @@ from magvit_scale.commit.tasks import canvas_index, canvases_of
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.commit.validation import draw_validation_masks, masked_cross_entropy
 from magvit_scale.config import Refusal, TrainCommitConfig, TransformerConfig, parse
-from magvit_scale.data.clips import to_frames
 from magvit_scale.data.token_shards import TokenShards, to_token_ids, training_batches
 from magvit_scale.export import export_run
 from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.pretrained import hash_model
+from magvit_scale.showing import show_task
 from magvit_scale.training import distributed
 from magvit_scale.training.checkpoint import TrainingState
 from magvit_scale.training.engine import Engine
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parts = {name: tensor.chunk(config.run.gradient_accumulation) for name, tensor in on_device.items()}
         micro_batches = [dict(zip(parts, part, strict=True)) for part in zip(*parts.values(), strict=True)]
         metrics = commit_step(engine, micro_batches, step, config, shards.canvases, guard)
-        return metrics | {"optim/learning_rate": torch.tensor(rate, device=ranks.device)}
+        return metrics | engine.metrics() | {"optim/learning_rate": torch.tensor(rate, device=ranks.device)}
 
     work = Work(
         state=TrainingState(partitioned={"transformer": engine}, replicated={}),
@@ -118,8 +118,9 @@ def resolve_model(config: TrainCommitConfig, shards: TokenShards) -> Transformer
     return replace(config.model, **decided, num_condition_tokens=room_for_conditions(config, shards.latent_shape))
 
 
+@torch.no_grad()
 def show_samples(config: TrainCommitConfig, engine: Engine, ranks: Ranks, tracker: Tracker | None, step: int) -> None:
-    """Held-out cross-entropy of every task, and generated clips, in TensorBoard. Collective."""
+    """Held-out cross-entropy of every task, generated clips and how they came about, in TensorBoard. Collective."""
     if config.validation_tokens is None:
         return
     model = distributed.gather_model(lambda: CommitTransformer(config.model), engine.masters(), ranks)
@@ -135,24 +136,9 @@ def show_samples(config: TrainCommitConfig, engine: Engine, ranks: Ranks, tracke
         for task in dict.fromkeys(config.tasks)
     }
     tracker.scalars(step, {f"validation/{task}": loss for task, loss in losses.items()})
-    show_clips(config, model, shards.canvases, tokens, labels, tracker, step)
-
-
-@torch.no_grad()
-def show_clips(
-    config: TrainCommitConfig,
-    model: CommitTransformer,
-    canvases: Sequence[str],
-    tokens: Tensor,
-    labels: Tensor,
-    tracker: Tracker,
-    step: int,
-) -> None:
-    """For every task: the detokenized clip over what the model generates, as a moving picture."""
     pipeline = MagvitPipeline(VQGAN.from_pretrained(config.tokenizer).to(tokens.device), model)
     tokens, labels = tokens[:NUM_SHOWN_CLIPS], labels[:NUM_SHOWN_CLIPS]
     real = pipeline.tokenizer.detokenize(tokens[:, 0])
-    for task in dict.fromkeys(config.tasks):
-        condition = tokens[:, canvas_index(task, canvases, model.config)]
-        fake = pipeline.generate_from_tokens(task, condition, labels, len(labels), seed=config.run.seed).clips
-        tracker.clips(step, f"generated/{task}", to_frames(torch.cat([real, fake], dim=3)))
+    for task in losses:
+        condition = tokens[:, canvas_index(task, shards.canvases, model.config)]
+        show_task(tracker, step, pipeline, task, condition, labels, real, config.run.seed)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from magvit_scale.config import TrainVQGANConfig, parse
-from magvit_scale.data.clips import held_out_clips, to_frames, to_unit_range, training_batches
+from magvit_scale.data.clips import held_out_clips, to_unit_range, training_batches
 from magvit_scale.data.sources import fingerprint, has_split
 from magvit_scale.export import export_run
+from magvit_scale.showing import show_reconstructions
 from magvit_scale.training import distributed
 from magvit_scale.training.checkpoint import TrainingState
 from magvit_scale.training.ema import ExponentialMovingAverage
@@ -24,6 +25,7 @@ from magvit_scale.training.run import Work
 from magvit_scale.training.schedule import learning_rate
 from magvit_scale.training.tracking import Tracker
 from magvit_scale.vqgan.autoencoder import VQGAN
+from magvit_scale.vqgan.codebook_use import CodebookUse
 from magvit_scale.vqgan.perceptual import NOTES
 from magvit_scale.vqgan.step import vqgan_step
 from magvit_scale.vqgan_training import build_average, build_models, build_training, perceptual_kind, revive_dead_codes
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if every and (step + 1) % every == 0:
             revive_dead_codes(config, training, clips, step)
         average.update()
+        metrics |= training.generator.metrics() | training.discriminator.metrics()
         return metrics | {"optim/learning_rate": torch.tensor(rate, device=ranks.device)}
 
     work = Work(
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             steps=config.run.steps,
         ),
         update=update,
-        sample=partial(show_reconstructions, config, average, ranks),
+        sample=partial(show_held_out, config, training.codebook_use, average, ranks),
         finish=partial(export_run, config.run.folder),
         data=fingerprint(config.clips),
         frames_per_sample=config.clips.num_frames,
@@ -81,10 +84,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 @torch.no_grad()
-def show_reconstructions(
-    config: TrainVQGANConfig, average: ExponentialMovingAverage, ranks: Ranks, tracker: Tracker | None, step: int
+def show_held_out(
+    config: TrainVQGANConfig,
+    codebook_use: CodebookUse,
+    average: ExponentialMovingAverage,
+    ranks: Ranks,
+    tracker: Tracker | None,
+    step: int,
 ) -> None:
-    """Held-out clips over their reconstructions by the averaged weights, as a moving picture in TensorBoard.
+    """Reconstructions of held-out clips by the averaged weights, and how the codes are used, in TensorBoard.
     Collective.
     """
     network = distributed.gather_model(lambda: VQGAN(config.model), average.owned_slices(), ranks)
@@ -93,5 +101,5 @@ def show_reconstructions(
     clips = replace(config.clips, split="test" if has_split(config.clips, "test") else config.clips.split)
     real = next(iter(held_out_clips(clips, num_clips=NUM_SHOWN_CLIPS, batch_size=NUM_SHOWN_CLIPS)))["clip"]
     real = to_unit_range(real.to(ranks.device))
-    fake, _ = network(real)
-    tracker.clips(step, "reconstructions", to_frames(torch.cat([real, fake], dim=3)))
+    show_reconstructions(tracker, step, real, network(real)[0])
+    tracker.histogram(step, "codebook/use", codebook_use.relative_use())

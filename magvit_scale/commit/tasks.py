@@ -147,6 +147,9 @@ SPECS: dict[Task, TaskSpec] = {
     ),
 }
 
+NOT_GIVEN = 0.5
+"""Grey level of pixels that a task does not give, where its condition is shown."""
+
 CLIP = "z"
 """Name of the clip itself on a token shard's canvas axis."""
 
@@ -198,6 +201,13 @@ def num_first_frames(task: Task) -> int:
     if SPECS[task].token != PREDICTION:
         raise Refusal(f"task {task} ({SPECS[task].title}): expected a frame prediction, FP, CFP or FP5")
     return int(condition_mask(task, (8, 1, 1)).sum())
+
+
+def show_given(task: Task, clip: Tensor) -> Tensor:
+    """The pixels a task gives, the others grey; 'n 3 t h w' in [0, 1]."""
+    _, _, t, h, w = clip.shape
+    given = condition_mask(task, (t, h, w)).to(clip)
+    return clip * given + NOT_GIVEN * (1 - given)
 
 
 def latent_mask(task: Task, shape: Shape, model: TransformerConfig) -> Tensor:

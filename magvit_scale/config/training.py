@@ -44,7 +44,7 @@ class RunConfig:
     log_every: int = 20
     """Steps."""
     sample_every: int = 500
-    """Steps between pictures in TensorBoard; 0 switches them off."""
+    """Steps between pictures and scores of held-out clips in TensorBoard; 0 switches them off."""
     checkpoint_every: int = 500
     """Steps."""
     keep_checkpoints: int = 2

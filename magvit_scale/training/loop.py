@@ -60,7 +60,7 @@ def train(config: TrainingConfig, ranks: Ranks, work: Work) -> None:
 def _train_from_checkpoint(run: Run) -> End:
     settings, work, watchdog = run.config.run, run.work, run.watchdog
     start = resume(run)
-    tracker = Tracker(run.folder, start) if run.ranks.is_main else None
+    tracker = _tracker(run, start) if run.ranks.is_main else None
     health, skipped = history(run, tracker, start)
     throughput = _meter(run, tracker, start)
     batches = work.batches(start + skipped)
@@ -119,19 +119,27 @@ def _append(path: Path, line: str) -> None:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
+def _tracker(run: Run, start: int) -> Tracker:
+    tracker = Tracker(run.folder, start)
+    tracker.introduce(run.config)
+    return tracker
+
+
 def _meter(run: Run, tracker: Tracker | None, start: int) -> Throughput:
-    """Says in the log what begins, and measures it."""
+    """Says in the log what begins, and measures it. Collective."""
     settings, ranks = run.config.run, run.ranks
     peak = peak_flops(ranks.device, settings.precision)
     if tracker:
         begun = f"step {start} of {settings.steps}, {ranks.world_size} ranks on {ranks.device.type}"
         tracker.note(begun, *run.work.notes, peak.source)
+    hours_before = float(distributed.tell(str(tracker.last.get("perf/rank_hours", 0.0)) if tracker else ""))
     return Throughput(
         settings.global_batch_size,
         ranks.world_size,
         ranks.device,
         frames_per_sample=run.work.frames_per_sample,
         peak_flops=peak.flops_per_s,
+        hours_before=hours_before,
     )
 
 

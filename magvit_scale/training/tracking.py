@@ -1,6 +1,5 @@
 """A run folder and what is written into it: config, environment, metrics.jsonl, TensorBoard. For the main rank."""
 
-import io
 import json
 import os
 import platform
@@ -12,14 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
-from magvit_scale.config import MAY_CHANGE, Refusal, dump, load
+from magvit_scale.config import MAY_CHANGE, Refusal, dump, load, to_yaml
+from magvit_scale.training.pictures import Pixels, gif, image_summary, png
 
 PACKAGES = ("torch", "deepspeed", "webdataset", "einops", "lpips", "submitit", "tensorboard")
 
@@ -33,21 +32,34 @@ def refuse_other_config(folder: Path, config: Any) -> None:
     """
     path = folder / "config.yaml"
     if path.is_file():
-        found = _differences(asdict(load(type(config), [path])), asdict(config))
-        for key, (was, now) in found.items():
-            if not key.startswith(MAY_CHANGE):
+        was, now = _flat(asdict(load(type(config), [path]))), _flat(asdict(config))
+        for key in sorted(was.keys() | now.keys()):
+            if was.get(key) != now.get(key) and not key.startswith(MAY_CHANGE):
                 raise Refusal(
-                    f"{path} has {key}={was}, this run {key}={now}; give another run.folder or the same values"
+                    f"{path} has {key}={was.get(key)}, this run {key}={now.get(key)}; give another run.folder or the "
+                    "same values"
                 )
 
 
 def claim_run_folder(folder: Path, config: Any) -> None:
     """Dumps the resolved config and the environment into a run folder; of a resumed run the present ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {"python": platform.python_version(), "host": platform.node(), "gpus": torch.cuda.device_count()}
-    (folder / "env.json").write_text(json.dumps(environment | versions(), indent=1))
+    (folder / "env.json").write_text(json.dumps(environment(), indent=1))
     dump(config, folder / "config.tmp")
     os.replace(folder / "config.tmp", folder / "config.yaml")
+
+
+def environment() -> dict[str, object]:
+    """Where a run runs, and the versions."""
+    where = {"python": platform.python_version(), "host": platform.node(), "gpus": torch.cuda.device_count()}
+    return where | versions()
+
+
+def hyperparameters(config: Any) -> dict[str, str | int | float]:
+    """What decides a run's result, as `optim.learning_rate`: every key that may not change, in plain values."""
+    found = {key: value for key, value in _flat(asdict(config)).items() if not key.startswith(MAY_CHANGE)}
+    is_number = {key: isinstance(value, (int, float)) and not isinstance(value, bool) for key, value in found.items()}
+    return {key: value if is_number[key] else _words(value) for key, value in found.items()}
 
 
 def versions() -> dict[str, str]:
@@ -56,7 +68,7 @@ def versions() -> dict[str, str]:
 
 
 class Tracker:
-    """Scalars to metrics.jsonl and TensorBoard, pictures and clips to TensorBoard.
+    """Scalars to metrics.jsonl and TensorBoard; pictures, histograms and what the run is to TensorBoard.
 
     On a resume, points after `start_step` are cut from metrics.jsonl and hidden in TensorBoard, so that none stands
     twice.
@@ -65,8 +77,24 @@ class Tracker:
     def __init__(self, folder: Path, start_step: int):
         self.path, self.log = folder / "metrics.jsonl", folder / "log.txt"
         self.last: dict[str, float] = _cut(self.path, start_step)
+        # What a restart will hide, and so has to write again.
+        self._first_step = start_step + 1
+        self._is_new = start_step == 0 or not (folder / "tensorboard").is_dir()
         # At step 0 too: a run that was killed before its first checkpoint has logged points already.
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=self._first_step)
+
+    def introduce(self, config: Any) -> None:
+        """Says once in a run's life what it is: configuration and environment as text, and what decides its result as
+        hyperparameters.
+        """
+        if not self._is_new:
+            return
+        for name, text in (("config", to_yaml(config)), ("environment", json.dumps(environment(), indent=1))):
+            self.writer.add_text(name, f"```\n{text}\n```", self._first_step)
+        # Not add_hparams, which makes a second run; nor its list of columns, as TensorBoard takes that of one run for
+        # all: without it runs of any stage stand in one table, what differs first, beside their last scalars.
+        _, session, _ = hparams(hyperparameters(config), {})
+        self._add(self._first_step, session)
 
     def text(self) -> str:
         """What metrics.jsonl holds."""
@@ -87,14 +115,17 @@ class Tracker:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def clips(self, step: int, name: str, rows: NDArray[np.uint8], fps: int = 8) -> None:
-        """Shows uint8 clips 'n t h w 3' side by side as one moving picture."""
-        frames = [Image.fromarray(np.concatenate(list(frame), axis=1)) for frame in rows.swapaxes(0, 1)]
-        buffer = io.BytesIO()
-        frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=1000 // fps, loop=0)
-        # TensorBoard passes an encoded picture to the browser as it is, so a GIF moves; add_video needs moviepy.
-        image = Summary.Image(encoded_image_string=buffer.getvalue(), height=frames[0].height, width=frames[0].width)
-        self.writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+    def moving_picture(self, step: int, name: str, frames: Pixels, words: str, fps: int = 8) -> None:
+        """Shows uint8 frames 't h w 3'; `words` say what is seen."""
+        self._add(step, image_summary(name, gif(frames, fps), frames.shape[1:3], words))
+
+    def picture(self, step: int, name: str, pixels: Pixels, words: str) -> None:
+        """Shows uint8 pixels 'h w 3'; `words` say what is seen."""
+        self._add(step, image_summary(name, png(pixels), pixels.shape[:2], words))
+
+    def histogram(self, step: int, name: str, values: Tensor) -> None:
+        """Shows how values of any shape are spread."""
+        self.writer.add_histogram(name, values, step)
 
     def flush(self) -> None:
         """Brings everything that was logged into its file, so that a checkpoint is never ahead of the curves."""
@@ -103,6 +134,9 @@ class Tracker:
     def close(self) -> None:
         """Flushes TensorBoard."""
         self.writer.close()
+
+    def _add(self, step: int, summary: Summary) -> None:
+        self.writer._get_file_writer().add_summary(summary, step)
 
 
 def _cut(path: Path, start_step: int) -> dict[str, float]:
@@ -120,12 +154,12 @@ def _cut(path: Path, start_step: int) -> dict[str, float]:
     return last
 
 
-def _differences(was: Any, now: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in was.keys() | now.keys():
-        old, new = was.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found |= _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            found[prefix + key] = (old, new)
-    return dict(sorted(found.items()))
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -56,7 +56,7 @@ class CodebookUse(nn.Module):
             codebook/dead_codes: share of the codes not used for `dead_after` steps.
             codebook/oldest_age: steps for which the code that has waited longest was not used.
         """
-        share = self.hits / self.hits.sum().clamp_min(torch.finfo(torch.float32).tiny)
+        share = self._share()
         return {
             "codebook/usage_batch": self._usage(1),
             "codebook/usage_window": self._usage(self.config.window),
@@ -64,6 +64,13 @@ class CodebookUse(nn.Module):
             "codebook/dead_codes": (self.age >= self.config.dead_after).float().mean(),
             "codebook/oldest_age": self.age.max().float(),
         }
+
+    def relative_use(self) -> Tensor:
+        """'k' float32: each code's decayed hits, as a multiple of what even use would give it; mean 1."""
+        return self._share() * len(self.hits)
+
+    def _share(self) -> Tensor:
+        return self.hits / self.hits.sum().clamp_min(torch.finfo(torch.float32).tiny)
 
     def _usage(self, span: int) -> Tensor:
         """Share of the codes used in the last `span` steps. A code never used is as old as the run: no younger."""

@@ -1,13 +1,13 @@
 """Whether two runs ended alike: weights, moments, averages, curves; all to the bit, but for clocks and folders."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-ALL_POINTS = {"scalars": 0, "images": 0}
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 
 def timeless(run: Path, *, is_cut_short: bool = False) -> list[dict[str, Any]]:
@@ -16,14 +16,18 @@ def timeless(run: Path, *, is_cut_short: bool = False) -> list[dict[str, Any]]:
     return [_without_clock(json.loads(line)) for line in lines if not is_cut_short or line.endswith("}")]
 
 
+def trained(run: Path) -> list[dict[str, Any]]:
+    """The lines of `timeless` that training logged, without those of held-out clips."""
+    return [line for line in timeless(run) if "optim/learning_rate" in line]
+
+
 def points(run: Path) -> dict[str, list[tuple[int, Any]]]:
-    """(step, value or picture) of every tag, as TensorBoard shows them; of the clock's own only the steps."""
-    found = EventAccumulator(str(run / "tensorboard"), ALL_POINTS).Reload()
-    scalars = {tag: [(event.step, None if _is_of_clock(tag) else event.value) for event in found.Scalars(tag)]
-               for tag in found.Tags()["scalars"]}  # fmt: skip
-    images = {tag: [(event.step, event.encoded_image_string) for event in found.Images(tag)]
-              for tag in found.Tags()["images"]}  # fmt: skip
-    return scalars | images
+    """(step, value) of every tag, as TensorBoard shows them: of the clock's own only the steps, of text all but
+    the run's name.
+    """
+    found = EventAccumulator(str(run / "tensorboard"), {"tensors": 0}).Reload()
+    return {tag: [(event.step, None if _is_of_clock(tag) else _shown(event.tensor_proto))
+                  for event in found.Tensors(tag)] for tag in found.Tags()["tensors"]}  # fmt: skip
 
 
 def files(folder: Path) -> dict[str, Any]:
@@ -40,6 +44,11 @@ def assert_ends_alike(run: Path, undisturbed: Path) -> None:
     shown, expected_points = points(run), points(undisturbed)
     assert shown.keys() == expected_points.keys()
     assert {tag: shown[tag] for tag in shown if shown[tag] != expected_points[tag]} == {}
+
+
+def _shown(tensor: Any) -> Any:
+    value = make_ndarray(tensor)
+    return [re.sub(rb"\n  folder: .*", b"", item) for item in value.flat] if value.dtype == object else value.tolist()
 
 
 def _content(path: Path) -> Any:

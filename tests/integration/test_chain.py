@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from magvit_scale import judge, precompute_tokens, report, train_commit
 from magvit_scale.commit.tasks import SPECS, canvases_of
@@ -22,6 +21,7 @@ from magvit_scale.pretrained import hash_model
 from magvit_scale.training.schedule import learning_rate
 from magvit_scale.video import decode
 from magvit_scale.vqgan.autoencoder import VQGAN
+from tests.integration.alike import points
 from tests.integration.conftest import (
     ADVERSARIAL_START,
     NUM_CLASSES,
@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 GAN = {"loss/generator", "loss/discriminator", "loss/r1", "loss/lecam", "gan/accuracy_real", "gan/accuracy_fake",
        "gan/accuracy", "gan/logits_real", "gan/logits_fake", "gan/lecam_gap",
        "optim/gradient_norm_discriminator"}  # fmt: skip
-PERF = {f"perf/{name}" for name in ("step_s", "data_wait_s", "data_wait_share", "samples_per_s",
+PERF = {f"perf/{name}" for name in ("step_s", "data_wait_s", "data_wait_share", "rank_hours", "samples_per_s",
                                     "samples_per_s_per_rank", "memory_peak_gb", "tflops", "mfu")}  # fmt: skip
 
 
@@ -85,12 +85,16 @@ def test_a_run_folder_is_complete(road: Road, run: str, steps: int, schema: type
     assert names(folder / "checkpoints") == ["latest", *(f"step_{step:08d}" for step in kept)]
     assert (folder / "checkpoints" / "latest").read_text() == f"step_{steps:08d}"
     assert [line["step"] for line in lines(folder) if "optim/learning_rate" in line] == list(range(1, steps + 1))
-    scalars = EventAccumulator(str(folder / "tensorboard")).Reload().Scalars("optim/learning_rate")
-    assert [event.step for event in scalars] == list(range(1, steps + 1))
+    shown = points(folder)
+    assert [step for step, _ in shown["optim/learning_rate"]] == list(range(1, steps + 1))
+    for tag, text in (("config", (folder / "config.yaml").read_text().split(str(folder))[1]), ("environment", "torch")):
+        ((step, (said,)),) = shown[f"{tag}/text_summary"]
+        assert step == 1
+        assert text in said.decode()
 
 
 def test_the_3d_run_trains_its_discriminator_from_its_start_on(road: Road) -> None:
-    found = lines(road.run_3d)
+    found = [line for line in lines(road.run_3d) if "loss/reconstruction" in line]
     assert [line["step"] for line in found if set(line) & GAN] == list(range(ADVERSARIAL_START + 1, STEPS_3D + 1))
     assert all(set(line) >= GAN for line in found[ADVERSARIAL_START:])
     always = {
@@ -100,6 +104,7 @@ def test_the_3d_run_trains_its_discriminator_from_its_start_on(road: Road) -> No
         "loss/commitment",
         "loss/codebook",
         "loss/entropy",
+        "loss/generator_total",
         "codebook/usage_batch",
         "codebook/usage_window",
         "codebook/perplexity",
@@ -123,14 +128,36 @@ def test_the_3d_run_trains_its_discriminator_from_its_start_on(road: Road) -> No
     assert "UNTRAINED" not in (road.run_2d / "log.txt").read_text()
 
 
-def test_tensorboard_shows_moving_reconstructions_and_generated_clips(road: Road) -> None:
-    found = EventAccumulator(str(road.run_3d / "tensorboard")).Reload()
-    assert [event.step for event in found.Images("reconstructions")] == [3, 6]
-    gif = Image.open(io.BytesIO(found.Images("reconstructions")[-1].encoded_image_string))
-    assert (gif.format, getattr(gif, "n_frames", 1), gif.size) == ("GIF", 8, (NUM_TEST * 32, 64))
-    found = EventAccumulator(str(road.run_commit / "tensorboard")).Reload()
-    assert set(found.Tags()["images"]) == {f"generated/{task}" for task in TASKS}
-    assert {f"validation/{task}" for task in TASKS} <= set(found.Tags()["scalars"])
+def test_tensorboard_shows_the_same_held_out_clips_every_time(road: Road) -> None:
+    shown = points(road.run_3d)
+    frames = {}
+    for kind, encoding, num_frames in (("moving", "GIF", 8), ("still", "PNG", 1)):
+        assert [step for step, _ in shown[f"reconstructions/{kind}"]] == [3, 6]
+        found = [Image.open(io.BytesIO(value[2])) for _, value in shown[f"reconstructions/{kind}"]]
+        assert [(picture.format, getattr(picture, "n_frames", 1), picture.size) for picture in found] == [
+            (encoding, num_frames, (NUM_TEST * 32, 96))
+        ] * 2
+        frames[kind] = [np.array(picture.convert("RGB")) for picture in found]
+    first, last = frames["still"]
+    assert np.array_equal(first[:32], last[:32])
+    assert not np.array_equal(first[32:64], last[32:64])
+    scored = [line for line in lines(road.run_3d) if "validation/psnr" in line]
+    assert [line["step"] for line in scored] == [3, 6]
+    assert set(scored[0]) == {"step", "time", *(f"validation/{name}" for name in ("psnr", "psnr_moving", "ssim"))}
+    assert [step for step, _ in shown["codebook/use"]] == [3, 6]
+    codes = [sum(count for _, _, count in buckets) for _, buckets in shown["codebook/use"]]
+    assert codes == [32, 32]
+
+
+def test_tensorboard_shows_every_task(road: Road) -> None:
+    shown = points(road.run_commit)
+    sizes = {"generated": (NUM_TEST * 32, 96), "decoding": (12 * 32, 64)}
+    assert {tag for tag in shown if tag.split("/")[0] in sizes} == {f"{row}/{task}" for row in sizes for task in TASKS}
+    for task in TASKS:
+        for row, size in sizes.items():
+            assert [step for step, _ in shown[f"{row}/{task}"]] == [3, 6]
+            assert Image.open(io.BytesIO(shown[f"{row}/{task}"][-1][1][2])).size == size
+    assert {f"validation/{task}" for task in TASKS} <= shown.keys()
 
 
 def test_exports_are_the_averaged_models_beside_the_unaveraged(road: Road) -> None:
@@ -174,6 +201,8 @@ def test_every_part_of_commits_loss_is_logged(road: Road) -> None:
             "loss/refine",
             "loss/mask",
             "loss/reconstruct",
+            "mask/accuracy",
+            "mask/ratio",
             "optim/gradient_norm_transformer",
             "optim/learning_rate",
             *PERF,

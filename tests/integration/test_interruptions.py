@@ -12,7 +12,7 @@ import pytest
 
 from magvit_scale import precompute_tokens, train_commit, train_vqgan
 from magvit_scale.training.retention import latest
-from tests.integration.alike import assert_ends_alike, timeless
+from tests.integration.alike import assert_ends_alike, trained
 from tests.integration.conftest import STEPS_3D, Road, bytes_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -42,7 +42,7 @@ def test_a_vqgan_killed_between_checkpoints_and_met_by_a_full_disk(road: Road, t
     run = tmp_path / "run_3d"
     arguments = road.vqgan_3d(run)
     assert_killed(struck("killed_at_step", 5, "train-vqgan", arguments), run, newest=4)
-    assert [line["step"] for line in timeless(run)] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in trained(run)] == [1, 2, 3, 4, 5]
     largest = (run / "checkpoints" / "step_00000004" / "rank_00000.safetensors").stat().st_size
     full = struck("file_size", largest - 1, "train-vqgan", arguments)
     assert full.returncode == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from magvit_scale.training.retention import latest
-from tests.integration.alike import assert_ends_alike, timeless
+from tests.integration.alike import assert_ends_alike, trained
 from tests.integration.nursery import Nursery
 from tests.integration.tiny_runs import TinyRuns
 
@@ -50,7 +50,7 @@ def test_what_is_not_finite_on_one_rank_stops_all_before_the_update(
         assert [one.startswith(line) for one in world.said(rank).splitlines() if "magvit train-" in one] == [True]
         assert "Traceback" not in world.said(rank), world.describe()
         assert met(tmp_path, rank) == [(0, 0), (1, 1), (2, 2), (3, 3)]
-    assert [line["step"] for line in timeless(run)] == [1, 2, 3]
+    assert [line["step"] for line in trained(run)] == [1, 2, 3]
     assert latest(run / "checkpoints") == run / "checkpoints" / "step_00000002"
 
 
@@ -72,7 +72,7 @@ def test_a_rollback_leaves_the_bad_batches_out_and_a_kill_in_it_changes_nothing(
         nursery.succeed(arguments, cast=SPOIL, folder=str(tmp_path / name), **spell)
         run = tmp_path / name / "run"
         assert rollbacks(run) == [{"rule": "non_finite", "found": 4, "resumed": 2}]
-        assert [line["step"] for line in timeless(run)] == [1, 2, 3, 4, 5, 6]
+        assert [line["step"] for line in trained(run)] == [1, 2, 3, 4, 5, 6]
         if name != "whole":
             assert_ends_alike(run, tmp_path / "whole" / "run")
     for rank in (0, 1):
@@ -136,4 +136,4 @@ def test_a_rule_does_as_it_is_told(
         assert all(world.said(rank).splitlines()[-1].startswith(line) for rank in (0, 1)), world.describe()
     if action == "rollback":
         assert rollbacks(run) == [{"rule": rule, "found": 4, "resumed": 2}]
-    assert [line["step"] for line in timeless(run)] == list(range(1, 5 if action == "stop" else 7))
+    assert [line["step"] for line in trained(run)] == list(range(1, 5 if action == "stop" else 7))

@@ -9,7 +9,7 @@ import pytest
 
 from magvit_scale.training.retention import latest
 from magvit_scale.training.signals import STOPPED_STATUS
-from tests.integration.alike import assert_ends_alike, timeless
+from tests.integration.alike import assert_ends_alike, trained
 from tests.integration.nursery import Nursery
 from tests.integration.tiny_runs import TinyRuns
 
@@ -51,7 +51,7 @@ def test_training_in_half_precision(
         return [*tiny_runs.of(program, tmp_path / name, stage), f"run.precision={precision}"]
 
     nursery.succeed(arguments("straight"))
-    found, exact = timeless(tmp_path / "straight"), timeless(in_fp32(program, stage))
+    found, exact = trained(tmp_path / "straight"), trained(in_fp32(program, stage))
     first, loss, norm = exact[0], LOSSES[program], NORMS[program]
     assert found[0][loss] != first[loss]
     assert found[0][loss] == pytest.approx(first[loss], rel=0.01)
@@ -76,6 +76,7 @@ def check_scales(run: Path, precision: str, num_skipped: int) -> None:
     facts = json.loads((newest / "state.json").read_text())["facts"]
     engine = facts.get("generator") or facts["transformer"]
     assert engine["updates"] == 6 - num_skipped
+    assert engine["skipped_updates"] == num_skipped
     halvings = log2(FIRST_SCALE / engine["loss_scale"]) if precision == "fp16" else 0
     assert halvings == num_skipped
     assert num_skipped == 0 or precision == "fp16"

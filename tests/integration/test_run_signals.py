@@ -7,7 +7,7 @@ import pytest
 
 from magvit_scale.training.retention import latest
 from magvit_scale.training.signals import STOPPED_STATUS
-from tests.integration.alike import assert_ends_alike, timeless
+from tests.integration.alike import assert_ends_alike, trained
 from tests.integration.nursery import Nursery, processes_of
 from tests.integration.tiny_runs import TinyRuns
 
@@ -56,7 +56,7 @@ def test_a_run_that_is_asked_to_stop_saves_ends_and_continues(
     world, statuses = nursery.run(arguments, cast="tests.integration.summons:signal_at", **spell)
     assert statuses == [STOPPED_STATUS] * 2, world.describe()
     assert processes_of(world) == []
-    assert [line["step"] for line in timeless(tmp_path / "run")] == [1, 2, 3]
+    assert [line["step"] for line in trained(tmp_path / "run")] == [1, 2, 3]
     assert latest(tmp_path / "run" / "checkpoints") == tmp_path / "run" / "checkpoints" / f"step_{SAVED_AT:08d}"
     name = signals["first"] if 0 in receivers else "a signal to another rank"
     assert f"stopped by {name} after step {SAVED_AT}; the same command continues" in world.said(0)

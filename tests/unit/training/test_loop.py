@@ -13,6 +13,8 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 from torch import Tensor
 
 from magvit_scale.config import HealthConfig, HealthRule, Refusal, RunConfig
@@ -160,6 +162,26 @@ def test_throughput_is_in_the_files_and_not_in_what_the_rules_see(config: Config
         "perf/samples_per_s", "perf/frames_per_s", "perf/step_s", "perf/data_wait_share", "perf/memory_peak_gb"
     }  # fmt: skip
     assert first["perf/frames_per_s"] == pytest.approx(4 * first["perf/samples_per_s"], rel=1e-4)
+
+
+def test_hours_go_on_after_an_interruption(config: Config) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Training(config, die_at(FIRST_BATCH + 4)).run()
+    path = Path(config.run.folder, "metrics.jsonl")
+    first = json.loads(path.read_text().splitlines()[0]) | {"perf/rank_hours": 70.0}
+    path.write_text(json.dumps(first) + "\n")
+    Training(config).run()
+    hours = [json.loads(line)["perf/rank_hours"] for line in path.read_text().splitlines()]
+    assert hours[0] == 70
+    assert all(70 <= value < 71 for value in hours[1:])
+
+
+def test_a_run_says_what_it_is_in_tensorboard(config: Config) -> None:
+    Training(config).run()
+    Training(config).run()
+    found = EventAccumulator(str(Path(config.run.folder, "tensorboard"))).Reload()
+    ((text,),) = (make_ndarray(event.tensor_proto) for event in found.Tensors("config/text_summary"))
+    assert Path(config.run.folder, "config.yaml").read_text() in text.decode()
 
 
 def test_a_sample_every_of_zero_shows_nothing(config: Config) -> None:

@@ -6,11 +6,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import (
+    PLUGIN_NAME,
+    SESSION_START_INFO_TAG,
+    parse_session_start_info_plugin_data,
+)
+from tensorboard.util.tensor_util import make_ndarray
 
-from magvit_scale.config import ClipsConfig, OptimConfig, Refusal, RunConfig, TrainVQGANConfig, load
-from magvit_scale.training.tracking import PACKAGES, Tracker, claim_run_folder, refuse_other_config
+from magvit_scale.config import (
+    MAY_CHANGE,
+    ClipsConfig,
+    OptimConfig,
+    Refusal,
+    RunConfig,
+    TrainVQGANConfig,
+    load,
+    to_yaml,
+)
+from magvit_scale.training.tracking import PACKAGES, Tracker, claim_run_folder, hyperparameters, refuse_other_config
 
 
 @pytest.fixture
@@ -20,7 +36,12 @@ def config(tmp_path: Path) -> TrainVQGANConfig:
 
 
 def events(folder: Path) -> Any:
+    """What TensorBoard shows."""
     return EventAccumulator(str(folder / "tensorboard")).Reload()
+
+
+def points(folder: Path, tag: str) -> list[tuple[int, Any]]:
+    return [(event.step, make_ndarray(event.tensor_proto).tolist()) for event in events(folder).Tensors(tag)]
 
 
 def steps(folder: Path) -> list[int]:
@@ -134,8 +155,7 @@ def test_a_resume_cuts_what_it_will_do_again(tmp_path: Path, half: str) -> None:
     tracker.close()
     assert steps(tmp_path) == [1, 2, 2, 3]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
-    scalars = [(event.step, event.value) for event in events(tmp_path).Scalars("loss/total")]
-    assert scalars == [(1, 1.0), (2, 2.0), (2, 2.0), (3, 30.0)]
+    assert points(tmp_path, "loss/total") == [(1, 1.0), (2, 2.0), (2, 2.0), (3, 30.0)]
 
 
 def test_a_start_from_the_beginning_cuts_everything(tmp_path: Path) -> None:
@@ -147,36 +167,67 @@ def test_a_start_from_the_beginning_cuts_everything(tmp_path: Path) -> None:
     again.scalars(1, {"loss/total": 3.0})
     again.close()
     killed.close()
-    assert [(event.step, event.value) for event in events(tmp_path).Scalars("loss/total")] == [(1, 3.0)]
+    assert points(tmp_path, "loss/total") == [(1, 3.0)]
 
 
-def test_tensorboard_holds_scalars_and_moving_pictures(tmp_path: Path) -> None:
-    clips = np.zeros((2, 3, 4, 6, 3), np.uint8)  # two clips of three frames, 4 high and 6 wide
-    clips[0, :, :, :, 0] = np.array([0, 100, 200], np.uint8)[:, None, None]
-    clips[1, :, :, :, 2] = 255
+def test_tensorboard_holds_scalars_pictures_and_histograms(tmp_path: Path) -> None:
+    frames = np.arange(0, 150, 50, np.uint8)[:, None, None, None] + np.zeros((4, 6, 3), np.uint8)
     tracker = Tracker(tmp_path, 0)
     tracker.scalars(7, {"loss/total": 0.5})
-    tracker.clips(7, "reconstructions", clips, fps=5)
+    tracker.moving_picture(7, "reconstructions/moving", frames, "words", fps=5)
+    tracker.picture(7, "reconstructions/still", frames[0], "words")
+    tracker.histogram(7, "codebook/use", torch.tensor([0.0, 0.0, 3.0, 1.0]))
     tracker.close()
+    assert points(tmp_path, "loss/total") == [(7, 0.5)]
+    ((step, buckets),) = points(tmp_path, "codebook/use")  # (left, right, count) of each
+    assert (step, sum(count for _, _, count in buckets)) == (7, 4)
+    assert [count for left, right, count in buckets if left <= 3 <= right and count] == [1]
+    for kind, encoding, num_frames in (("moving", "GIF", 3), ("still", "PNG", 1)):
+        ((step, (width, height, encoded)),) = points(tmp_path, f"reconstructions/{kind}")
+        picture = Image.open(io.BytesIO(encoded))
+        assert (step, width, height, picture.size) == (7, b"6", b"4", (6, 4))
+        assert (picture.format, getattr(picture, "n_frames", 1)) == (encoding, num_frames)
+        assert events(tmp_path).SummaryMetadata(f"reconstructions/{kind}").summary_description == "words"
+
+
+def introduced(folder: Path, config: TrainVQGANConfig, start: int) -> list[list[int]]:
+    """The steps of both texts, after a start that dies at once."""
+    tracker = Tracker(folder, start)
+    tracker.introduce(config)
+    tracker.scalars(start + 1, {"loss/total": 1.0})
+    tracker.close()
+    return [[step for step, _ in points(folder, f"{name}/text_summary")] for name in ("config", "environment")]
+
+
+def test_what_a_run_is_stands_once_however_often_it_starts(config: TrainVQGANConfig, tmp_path: Path) -> None:
+    for start in (0, 0, 4, 4, 8):  # the second and the fourth after a kill before the next checkpoint
+        assert introduced(tmp_path / "run", config, start) == [[1], [1]]
+    assert points(tmp_path / "run", "config/text_summary") == [(1, [f"```\n{to_yaml(config)}\n```".encode()])]
+    # A checkpoint was copied into a new run folder.
+    assert introduced(tmp_path / "forked", config, 4) == introduced(tmp_path / "forked", config, 8) == [[5], [5]]
+
+
+def test_hyperparameters_are_of_the_run_itself_and_leave_room_for_those_of_others(
+    config: TrainVQGANConfig, tmp_path: Path
+) -> None:
+    for start in (0, 2):
+        introduced(tmp_path, config, start)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["tensorboard"]
+    assert all(path.is_file() for path in (tmp_path / "tensorboard").iterdir()), "a second run"
     found = events(tmp_path)
-    assert [(event.step, event.value) for event in found.Scalars("loss/total")] == [(7, 0.5)]
-    (image,) = found.Images("reconstructions")
-    assert (image.step, image.width, image.height) == (7, 12, 4)
-    gif = Image.open(io.BytesIO(image.encoded_image_string))
-    assert (gif.format, getattr(gif, "n_frames", 1), gif.size, gif.info["duration"], gif.info["loop"]) == (
-        "GIF",
-        3,
-        (12, 4),
-        200,
-        0,
-    )
-    reds = []
-    for frame in range(3):
-        gif.seek(frame)
-        left, right = (np.array(gif.convert("RGB"))[2, x] for x in (2, 9))
-        reds.append(int(left[0]))
-        assert right.tolist() == [0, 0, 255]
-    assert reds == pytest.approx([0, 100, 200], abs=2)
+    assert list(found.PluginTagToContent(PLUGIN_NAME)) == [SESSION_START_INFO_TAG]
+    start_info = parse_session_start_info_plugin_data(found.SummaryMetadata(SESSION_START_INFO_TAG).plugin_data.content)
+    values = {name: getattr(value, str(value.WhichOneof("kind"))) for name, value in start_info.hparams.items()}
+    assert values == hyperparameters(config)
+
+
+def test_hyperparameters_are_plain_values_of_what_decides_the_result(config: TrainVQGANConfig) -> None:
+    found = hyperparameters(config)
+    expected = {"run.steps": 4, "run.precision": "fp32", "run.compile": "false", "init": "null",
+                "optim.betas": "[0.0, 0.99]", "model.channel_multipliers": "[1, 2, 2, 4]",
+                "loss.r1_weight": config.loss.r1_weight}  # fmt: skip
+    assert {name: found[name] for name in expected} == expected
+    assert not [name for name in found if name.startswith(MAY_CHANGE)]
 
 
 def test_notes_go_to_the_log_and_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,14 @@ def test_metrics_equal_those_of_the_whole_history(history: list[list[int]]) -> N
         assert metrics[name] == pytest.approx(value, rel=1e-5), name
 
 
+def test_relative_use_is_one_for_even_use_and_forgets_as_the_perplexity_does() -> None:
+    assert use_after([]).relative_use().tolist() == [0] * SIZE
+    assert use_after([[2] * SIZE] * 4).relative_use().tolist() == pytest.approx([1] * SIZE)
+    # A step later, a hit weighs half of a new one.
+    found = use_after([[0, 4, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]).relative_use().tolist()
+    assert found == pytest.approx([SIZE / 3, SIZE * 2 / 3, 0, 0, 0, 0])
+
+
 def test_a_codebook_that_collapses_is_seen_within_the_window_though_it_was_used_whole() -> None:
     even, collapsed = [[1] * SIZE] * 8, [[SIZE, 0, 0, 0, 0, 0]]
     windows = [use_after(even + collapsed * n).metrics() for n in range(6)]
