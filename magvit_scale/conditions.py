@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from magvit_scale.commit.names import labels_of
-from magvit_scale.commit.tasks import PREDICTION, SPECS, condition_mask
+from magvit_scale.commit.tasks import NOT_GIVEN, PREDICTION, SPECS, condition_mask, greyed
 from magvit_scale.config import GenerateConfig, Refusal, Task
 from magvit_scale.data.clips import held_out_clips, to_unit_range
 from magvit_scale.data.sources import open_clips
@@ -18,9 +18,6 @@ from magvit_scale.long_video import window_starts
 from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.training.ranks import Ranks
 from magvit_scale.video import Frames, decode
-
-NOT_GIVEN = 0.5
-"""Grey level of pixels that a task is not given."""
 
 
 @dataclass(frozen=True)
@@ -164,12 +161,11 @@ def is_sliding(task: Task) -> bool:
     return SPECS[task].token == PREDICTION
 
 
-def show_given(config: GenerateConfig, pipeline: MagvitPipeline, task: Task, clips: Tensor) -> Tensor:
+def show_condition(config: GenerateConfig, pipeline: MagvitPipeline, task: Task, clips: Tensor) -> Tensor:
     """The pixels of 'b 3 t h w' that a task is given, in longer videos any of the windows; the others grey."""
     (length, _, _), (num_frames, height, width) = pipeline.clip_shape, clips.shape[2:]
     given = torch.zeros((num_frames, height, width), dtype=torch.bool)
     window = condition_mask(task, (length, height, width))
     for start in [0] if is_sliding(task) else window_starts(num_frames, length, config.overlap_frames):
         given[start : start + length] |= window
-    given = given.to(clips)
-    return clips * given + NOT_GIVEN * (1 - given)
+    return greyed(clips, given)

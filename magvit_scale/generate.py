@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from magvit_scale.conditions import Batch, Conditions, is_sliding, show_given
+from magvit_scale.conditions import Batch, Conditions, is_sliding, show_condition
 from magvit_scale.config import GenerateConfig, Task, parse, to_yaml
 from magvit_scale.data.clips import to_frames
 from magvit_scale.files import write_npz, write_text
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     samples: dict[Task, TaskSamples] = {task: TaskSamples() for task in config.tasks}
     for batch, task in in_order(config, conditions, ranks):
         made = generate(config, pipeline, task, batch)
-        given = show_given(config, pipeline, task, batch.clips)
+        given = show_condition(config, pipeline, task, batch.clips)
         clips = {"condition": to_frames(given), "generated": to_frames(made.clips), "real": to_frames(batch.clips)}
         shown = clips if conditions.has_clips else {"generated": clips["generated"]}
         write_samples(output / task, batch.numbers, shown, config.formats, fps)

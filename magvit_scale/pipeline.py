@@ -277,6 +277,14 @@ class MagvitPipeline:
             )
         return clip.to(self.device)
 
+    def trajectory(self, decoded: Decoded, row: int = 0) -> tuple[Tensor, Tensor]:
+        """How a clip of a batch came about: itself after each of k decoding steps, 'k 3 t h w' in [0, 1], and which
+        latents no later step samples again, bool 'k t h w'.
+        """
+        t, h, w = self.transformer.latent_shape
+        fixed = rearrange(decoded.fixed_by_step[:, row], "k (t h w) -> k t h w", t=t, h=h, w=w)
+        return self.detokenize(decoded.tokens_by_step[:, row]), fixed
+
     @torch.no_grad()
     def detokenize(self, tokens: Tensor) -> Tensor:
         """'b n' ids -> clips 'b 3 t h w' in [0, 1]."""

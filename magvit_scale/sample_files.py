@@ -53,12 +53,10 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def trajectory(pipeline: MagvitPipeline, made: Generated) -> dict[str, NDArray[Any]]:
-    """A batch's first clip after each of k decoding steps of its first window: `clips`, uint8 'k t h w c', and `fixed`,
-    bool 'k t h w' of the latent grid, which tokens are known for good.
+    """Of a batch's first clip and its first window, see `MagvitPipeline.trajectory`: `clips`, uint8 'k t h w c', and
+    `fixed`, bool 'k t h w'.
     """
-    t, h, w = pipeline.transformer.latent_shape
-    clips = pipeline.detokenize(made.decoded.tokens_by_step[:, 0])
-    fixed = rearrange(made.decoded.fixed_by_step[:, 0], "k (t h w) -> k t h w", t=t, h=h, w=w)
+    clips, fixed = pipeline.trajectory(made.decoded)
     return {"clips": to_frames(clips), "fixed": fixed.cpu().numpy()}
 
 

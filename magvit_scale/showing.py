@@ -2,15 +2,15 @@
 
 from math import isnan
 
-from einops import rearrange
 from torch import Tensor
 
 from magvit_scale.commit.tasks import show_given
 from magvit_scale.config import Task
 from magvit_scale.data.clips import to_frames
 from magvit_scale.metrics.reconstruction import WINDOW_TAPS, psnr, psnr_moving, ssim
-from magvit_scale.pipeline import Generated, MagvitPipeline
-from magvit_scale.training.pictures import Pixels, stack_rows, token_cells
+from magvit_scale.pictures import decoding_steps
+from magvit_scale.pipeline import MagvitPipeline
+from magvit_scale.training.pictures import stack_rows
 from magvit_scale.training.tracking import Tracker
 
 ERROR_FACTOR = 4
@@ -22,7 +22,7 @@ RECONSTRUCTION_ROWS = (
 TASK_ROWS = "From above: what the task gives (the rest is grey), what the model generates, the tokenized real clip."
 DECODING_ROWS = (
     "From left to right, after each decoding step: the middle frame of the first clip, and below it the tokens of that "
-    "time, light where they are kept."
+    "time: grey unknown, blue kept, orange kept since this step."
 )
 
 
@@ -69,7 +69,9 @@ def show_task(
     made = pipeline.generate_from_tokens(task, condition, label, len(label), seed=seed)
     frames = stack_rows([to_frames(clips) for clips in (show_given(task, real), made.clips, real)])
     tracker.moving_picture(step, f"generated/{task}", frames, TASK_ROWS)
-    tracker.picture(step, f"decoding/{task}", _decoding_strip(pipeline, made), DECODING_ROWS)
+    clips_by_step, fixed = pipeline.trajectory(made.decoded)
+    strip = decoding_steps(to_frames(clips_by_step), fixed.cpu().numpy())
+    tracker.picture(step, f"decoding/{task}", strip, DECODING_ROWS)
 
 
 def _scores(original: Tensor, reconstruction: Tensor) -> dict[str, float]:
@@ -78,13 +80,3 @@ def _scores(original: Tensor, reconstruction: Tensor) -> dict[str, float]:
     if min(original.shape[-2:]) >= WINDOW_TAPS:
         found["ssim"] = ssim(original, reconstruction).mean().item()
     return {name: score for name, score in found.items() if not isnan(score)}
-
-
-def _decoding_strip(pipeline: MagvitPipeline, made: Generated) -> Pixels:
-    """'h w 3': the first clip after every decoding step, its middle frame over the tokens of that time."""
-    t, h, w = pipeline.transformer.latent_shape
-    frames = to_frames(pipeline.detokenize(made.decoded.tokens_by_step[:, 0]))
-    is_kept = rearrange(made.decoded.fixed_by_step[:, 0], "k (t h w) -> k t h w", t=t, h=h, w=w)[:, t // 2]
-    _, num_frames, height, width, _ = frames.shape
-    cells = token_cells(is_kept.cpu().numpy(), (height, width))
-    return stack_rows([frames[:, num_frames // 2, None], cells[:, None]])[0]

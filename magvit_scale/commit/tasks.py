@@ -206,7 +206,12 @@ def num_first_frames(task: Task) -> int:
 def show_given(task: Task, clip: Tensor) -> Tensor:
     """The pixels a task gives, the others grey; 'n 3 t h w' in [0, 1]."""
     _, _, t, h, w = clip.shape
-    given = condition_mask(task, (t, h, w)).to(clip)
+    return greyed(clip, condition_mask(task, (t, h, w)))
+
+
+def greyed(clip: Tensor, is_given: Tensor) -> Tensor:
+    """'n 3 t h w', grey where 't h w' bool says False."""
+    given = is_given.to(clip)
     return clip * given + NOT_GIVEN * (1 - given)
 
 

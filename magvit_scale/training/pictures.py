@@ -1,10 +1,10 @@
-"""Frames as pictures that a browser shows, uint8 RGB: rows of clips, moving as GIF, still as PNG. Pure functions."""
+"""Frames as pictures that a browser shows, uint8 RGB: rows of clips, moving as GIF, and what TensorBoard wants."""
 
 import io
 from collections.abc import Sequence
 
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange
 from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -12,8 +12,6 @@ from tensorboard.plugins.image.metadata import create_summary_metadata
 from tensorboard.util.tensor_util import make_tensor_proto
 
 Pixels = NDArray[np.uint8]
-GIVEN, OPEN = 230, 40
-"""Grey levels of tokens that are kept and of those that are not."""
 
 
 def stack_rows(rows: Sequence[Pixels]) -> Pixels:
@@ -21,25 +19,11 @@ def stack_rows(rows: Sequence[Pixels]) -> Pixels:
     return np.concatenate([rearrange(row, "n t h w c -> t h (n w) c") for row in rows], axis=1)
 
 
-def token_cells(is_kept: NDArray[np.bool_], size: tuple[int, int]) -> Pixels:
-    """Masks 'k h w' as pictures 'k H W 3' of `size` (H, W), a multiple of (h, w): light where a token is kept."""
-    _, h, w = is_kept.shape
-    cells = np.where(is_kept, GIVEN, OPEN).astype(np.uint8)
-    return repeat(cells, "k h w -> k (h y) (w x) c", y=size[0] // h, x=size[1] // w, c=3)
-
-
 def gif(frames: Pixels, fps: int) -> bytes:
     """Frames 't h w 3' as a moving picture without end."""
     first, *others = [Image.fromarray(frame) for frame in frames]
     buffer = io.BytesIO()
     first.save(buffer, "GIF", save_all=True, append_images=others, duration=1000 // fps, loop=0)
-    return buffer.getvalue()
-
-
-def png(pixels: Pixels) -> bytes:
-    """Pixels 'h w 3' as a still picture."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 

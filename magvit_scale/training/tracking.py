@@ -18,7 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from magvit_scale.config import MAY_CHANGE, Refusal, dump, load, to_yaml
-from magvit_scale.training.pictures import Pixels, gif, image_summary, png
+from magvit_scale.pictures import png_bytes
+from magvit_scale.training.pictures import Pixels, gif, image_summary
 
 PACKAGES = ("torch", "deepspeed", "webdataset", "einops", "lpips", "submitit", "tensorboard")
 
@@ -121,7 +122,7 @@ class Tracker:
 
     def picture(self, step: int, name: str, pixels: Pixels, words: str) -> None:
         """Shows uint8 pixels 'h w 3'; `words` say what is seen."""
-        self._add(step, image_summary(name, png(pixels), pixels.shape[:2], words))
+        self._add(step, image_summary(name, png_bytes(pixels), pixels.shape[:2], words))
 
     def histogram(self, step: int, name: str, values: Tensor) -> None:
         """Shows how values of any shape are spread."""

@@ -11,7 +11,7 @@ from PIL import Image
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import GenerateConfig, TransformerConfig, load
 from magvit_scale.data.shards import load_dataset
-from magvit_scale.page.inputs import read_samples
+from magvit_scale.page.clips import read_samples
 from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.video import decode_mp4
 from magvit_scale.vqgan.autoencoder import VQGAN
@@ -66,7 +66,7 @@ def test_every_sample_has_its_files(alone: Path) -> None:
 
 
 def test_samples_for_the_report_are_the_first_sixteen(alone: Path) -> None:
-    samples = read_samples(alone)
+    samples = read_samples(alone / "samples.npz")
     assert (list(samples.tasks), samples.fps) == (list(TASKS), 8)
     for task, shown in samples.tasks.items():
         assert shown.generated.shape == (16, 4, 16, 16, 3)
@@ -87,7 +87,7 @@ def test_samples_for_the_report_are_the_first_sixteen(alone: Path) -> None:
 
 
 def test_tokens_of_all_samples_are_those_of_the_pipeline(models: Path, alone: Path) -> None:
-    pipeline, samples = MagvitPipeline.from_pretrained(models), read_samples(alone)
+    pipeline, samples = MagvitPipeline.from_pretrained(models), read_samples(alone / "samples.npz")
     for task in TASKS:
         with np.load(alone / task / "tokens.npz", allow_pickle=False) as arrays:
             tokens, seeds, labels = (arrays[name] for name in ("tokens", "seeds", "labels"))

@@ -21,7 +21,7 @@ from magvit_scale.config import (
     TransformerConfig,
     load,
 )
-from magvit_scale.page.inputs import read_samples
+from magvit_scale.page.clips import read_samples
 from magvit_scale.pretrained import load_config
 from magvit_scale.training import distributed
 from magvit_scale.video import decode
@@ -202,7 +202,7 @@ def test_samples_of_a_run(folder: Path, tokenizer: Path, tokens: Callable[[str],
     files = [str(ROOT / f"generate/{name}.yaml") for name in (run, "debug")]
     models = [f"tokenizer={tokenizer}", f"transformer={export}", f"clips.shards={clip_shards(folder, dataset)}"]
     generate.main([*files, *models, f"output={output}"])
-    samples = read_samples(output)
+    samples = read_samples(output / "samples.npz")
     assert list(samples.tasks) == list(commit_config(run).tasks)
     for made in samples.tasks.values():
         assert made.generated.shape == (1, 16, 32, 32, 3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from magvit_scale.commit.transformer import CommitTransformer
-from magvit_scale.conditions import Batch, Conditions, _translate, read_video, show_given
+from magvit_scale.conditions import Batch, Conditions, _translate, read_video, show_condition
 from magvit_scale.config import ClipsConfig, GenerateConfig, Refusal, Task, TransformerConfig, VQGANConfig, load
 from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.training.ranks import Ranks
@@ -137,6 +137,6 @@ def test_models_are_named_in_one_of_two_ways(given: dict[str, str]) -> None:
 def test_a_long_condition_shows_what_any_window_is_given(task: Task, frames: list[int]) -> None:
     # Windows of 4 frames at 0 and 3.
     clips = torch.full((1, 3, 7, SIZE_PX, SIZE_PX), 0.9)
-    found = show_given(config(overlap_frames=1), pipeline(), task, clips)
+    found = show_condition(config(overlap_frames=1), pipeline(), task, clips)
     assert [frame for frame in range(7) if (found[:, :, frame] == 0.9).all()] == frames
     assert [frame for frame in range(7) if (found[:, :, frame] == 0.5).all()] == sorted({*range(7)} - {*frames})

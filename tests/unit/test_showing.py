@@ -10,8 +10,9 @@ from torch import Tensor
 
 from magvit_scale.commit.decoding import Decoded
 from magvit_scale.metrics.reconstruction import psnr, psnr_moving, ssim
+from magvit_scale.pictures import KEPT, NEWLY_KEPT, UNKNOWN
+from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.showing import ERROR_FACTOR, show_reconstructions, show_task
-from magvit_scale.training.pictures import GIVEN, OPEN
 
 
 class Board:
@@ -75,6 +76,8 @@ class Pipeline:
         tokens, is_kept = steps.expand(3, count, 8), torch.arange(8) % 4 < steps.expand(3, count, 8)
         return SimpleNamespace(clips=grey([1.0] * 4), decoded=Decoded(tokens[-1], tokens, is_kept))
 
+    trajectory = MagvitPipeline.trajectory
+
     def detokenize(self, tokens: Tensor) -> Tensor:
         return (tokens[:, 0] / 3).reshape(-1, 1, 1, 1, 1).expand(-1, 3, 4, 16, 16)
 
@@ -88,10 +91,14 @@ def test_a_task_shows_what_is_given_generated_and_real_and_how_it_came_about() -
     assert moving.shape == (4, 48, 32, 3)
     assert moving[:, ::16, 0, 0].tolist() == [[51, 255, 51], [128, 255, 102], [128, 255, 153], [128, 255, 204]]
     strip = board.pictures["decoding/FP"]
-    assert strip.shape == (32, 48, 3)
-    assert strip[0, ::16, 0].tolist() == [85, 170, 255]
-    cells = strip[16::8, ::8, 0]  # two rows of two tokens, at each step
-    assert cells.tolist() == [[GIVEN, OPEN, GIVEN, GIVEN, GIVEN, GIVEN], [OPEN, OPEN, OPEN, OPEN, GIVEN, OPEN]]
+    assert strip.shape == (128 + 4 + 128, 3 * 128 + 2 * 4, 3)  # frames of 16 px are enlarged, with gaps
+    assert strip[0, ::132, 0].tolist() == [85, 170, 255]
+    reds = {UNKNOWN[0]: ".", KEPT[0]: "o", NEWLY_KEPT[0]: "x"}
+    cells = [
+        "".join(reds[strip[y, x, 0]] for step in range(3) for x in (132 * step + 9, 132 * step + 73))
+        for y in (140, 205)
+    ]
+    assert cells == ["x.oxoo", "....x."]  # two rows of two tokens, at each step
 
 
 @pytest.mark.parametrize("task", ["CG", "OPC"])

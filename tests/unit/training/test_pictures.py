@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from tensorboard.util.tensor_util import make_ndarray
 
-from magvit_scale.training.pictures import GIVEN, OPEN, gif, image_summary, png, stack_rows, token_cells
+from magvit_scale.training.pictures import gif, image_summary, stack_rows
 
 
 def test_rows_stand_below_each_other_and_clips_side_by_side() -> None:
@@ -17,16 +17,6 @@ def test_rows_stand_below_each_other_and_clips_side_by_side() -> None:
     assert found.shape == (3, 8, 12, 3)
     for (row, clip, frame), value in np.ndenumerate(values):
         assert (found[frame, 4 * row : 4 * row + 4, 6 * clip : 6 * clip + 6] == value).all()
-
-
-def test_a_token_is_a_cell_that_is_light_where_it_is_kept() -> None:
-    is_kept = np.array([[[True, False], [False, False]], [[True, True], [False, True]]])
-    found = token_cells(is_kept, (4, 6))
-    assert (found.shape, found.dtype) == ((2, 4, 6, 3), np.uint8)
-    assert (found[0, :2, :3] == GIVEN).all()
-    assert (found[0, :2, 3:] == OPEN).all()
-    assert (found[1, 2:, 3:] == GIVEN).all()
-    assert (found == GIVEN).mean() == is_kept.mean()
 
 
 def test_a_gif_moves_without_end_at_its_rate() -> None:
@@ -39,11 +29,6 @@ def test_a_gif_moves_without_end_at_its_rate() -> None:
         picture.seek(frame)
         reds.append(int(np.array(picture.convert("RGB"))[2, 3, 0]))
     assert reds == pytest.approx([0, 100, 200], abs=2)
-
-
-def test_a_png_is_exact() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    assert np.array_equal(np.array(Image.open(io.BytesIO(png(pixels)))), pixels)
 
 
 def test_a_summary_is_what_the_images_plugin_reads() -> None:
