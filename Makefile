@@ -18,7 +18,7 @@ export PYTHONPATH := $(CURDIR)
 export VIDEOS ROOT MINUTES
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slurm faults bench-data bench-training check clean
+.PHONY: help install demo test test-slurm faults bench-data bench-training claims check clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -51,6 +51,11 @@ bench-training: install  ## the training engine: loop, checkpoints, memory; ten 
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.partition
 	$(BIN)/python -m benchmarks.table
+
+claims: install  ## the paper's claims at the demo's scale, an hour of one core; ROOT is a finished demo; into docs/claims.md
+	@for name in inflation conditioning losses tasks decoding; do \
+		OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.claims.$$name "root=\"$$ROOT\"" || exit 1; done
+	$(BIN)/python -m benchmarks.claims.page
 
 check: $(INSTALLED)  ## style, types, import directions
 	$(BIN)/ruff check $(SOURCES)

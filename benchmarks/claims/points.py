@@ -7,10 +7,11 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import cpu_seconds, machine, write_results
+from benchmarks.measure import cpu_seconds, write_results
 from magvit_scale.config import Refusal
 from magvit_scale.files import write_json
 
@@ -28,7 +29,7 @@ class Point:
 
 
 def compute(points: Mapping[str, Point], output: Path) -> dict[str, Figures]:
-    """The points' records by name: `settings`, `figures`, `cpu_s`, `machine`.
+    """The points' records by name: `settings`, `figures`, `cpu_s`.
 
     Those that are there with the same settings are taken as they are. A point that was interrupted goes on where its
     programs do.
@@ -46,10 +47,8 @@ def compute(points: Mapping[str, Point], output: Path) -> dict[str, Figures]:
 
 def write_claim(results: Path, name: str, title: str, records: Mapping[str, Figures]) -> None:
     """Writes results/NAME.json, each point with its settings, figures and CPU seconds."""
-    groups = {
-        point: {key: record[key] for key in ("settings", "figures", "cpu_s")} for point, record in records.items()
-    }
-    write_results(results / f"{name}.json", title, f"python -m benchmarks.claims.{name}", groups)
+    versions = ", ".join(f"{library} {version(library)}" for library in ("torch", "deepspeed"))
+    write_results(results / f"{name}.json", title, f"python -m benchmarks.claims.{name}", records, versions)
     sys.stdout.write(f"{results / name}.json\n")
 
 
@@ -75,5 +74,5 @@ def _child(name: str, point: Point, output: Path, log: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     figures = point.work(output / "runs" / name)
-    record = {"settings": point.settings, "figures": figures, "cpu_s": round(cpu_seconds(), 1), "machine": machine()}
+    record = {"settings": point.settings, "figures": figures, "cpu_s": round(cpu_seconds(), 1)}
     write_json(output / "points" / f"{name}.json", record)
