@@ -1,7 +1,7 @@
 """COMMIT beside other ways of telling a transformer its condition: `python -m benchmarks.claims.conditioning`.
 
-MAGVIT section 3.2 and table 5: latent masking as MaskGIT's, condition tokens as a prefix; and, not in the paper, the
-canvas's tokens standing for good.
+MAGVIT section 3.2 and its comparison on BAIR: latent masking as MaskGIT's, condition tokens as a prefix; and, not in
+the paper, the canvas's tokens standing for good.
 """
 
 from collections.abc import Sequence

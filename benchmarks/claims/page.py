@@ -82,14 +82,13 @@ def conditioning(results: Figures) -> list[str]:
     measures = [
         cross_entropy("all", ["FP"], "CE at first, FP"),
         cross_entropy("all", asked, f"CE at first, {'+'.join(asked)}"),
-        generated("frechet", ["FP"], "Frechet, FP"),
+        *(generated("frechet", [task], f"Frechet, {task}") for task in asked),
         generated("frechet", asked, f"Frechet, {'+'.join(asked)}"),
-        generated("psnr", asked, "PSNR"),
         generated("psnr_moving", asked, "PSNR, moving"),
     ]
     rows = variant_rows(results)
     rows[NAMES["latent"] + ", shown the true clip"] = from_clip(rows[NAMES["latent"]])
-    draw_rows(PLOTS / "conditioning.svg", rows, measures[1:4:2] + measures[5:])
+    draw_rows(PLOTS / "conditioning.svg", rows, [measures[1], *measures[-2:]])
     return table(rows, measures, baseline_rows(results))
 
 
@@ -137,7 +136,9 @@ def decoding(results: Figures) -> list[str]:
         {measure.name: {measure.name: rows} for measure in measures[-3:]},
         {measure.name: measure for measure in measures[-3:]},
     )
-    twelve_first = {"12 steps": rows["12"]} | {f"{steps} steps": found for steps, found in rows.items()}
+    twelve_first = {"12 steps": rows["12"]} | {
+        f"{steps} step" + "s" * (steps != "1"): found for steps, found in rows.items()
+    }
     return [*table(twelve_first, measures, baseline_rows(results)), "", *cost(rows)]
 
 

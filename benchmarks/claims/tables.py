@@ -80,7 +80,8 @@ def table(rows: Rows, measures: Sequence[Measure], baselines: Rows | None = None
     for name, found in rows.items():
         lines.append([name, *(_cell(measure, found, None if found is first else first) for measure in measures)])
     for name, found in (baselines or {}).items():
-        lines.append([f"*{name}*", *(_cell(measure, found, None) for measure in measures)])
+        if any(cells := [_cell(measure, found, None) for measure in measures]):
+            lines.append([f"*{name}*", *cells])
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
