@@ -14,7 +14,7 @@ from magvit_scale.commit.losses import token_cross_entropy
 from magvit_scale.commit.masking import assign
 from magvit_scale.commit.tasks import CLIP, SPECS, canvas_of, condition_mask, latent_mask
 from magvit_scale.commit.transformer import CommitTransformer
-from magvit_scale.config import ClipsConfig, DecodingConfig, Task
+from magvit_scale.config import ClipsConfig, DecodingConfig, Task, TransformerConfig
 from magvit_scale.data.clips import held_out_clips, to_unit_range
 from magvit_scale.data.token_shards import TokenShards
 from magvit_scale.metrics.frechet import FeatureStatistics, RandomFeatures, frechet_distance
@@ -140,6 +140,13 @@ def frechet(real: Tensor, made: Tensor) -> float:
     of_real.update(network(real))
     of_made.update(network(made))
     return frechet_distance(of_real, of_made)
+
+
+def tokens_kept(held: HeldOutTokens, task: Task) -> float:
+    """Share of the tokens of a task's condition that are the same in its canvas and in the clip itself."""
+    given = latent_mask(task, (held.tokens.shape[2], held.tokens.shape[3], held.tokens.shape[4]), TransformerConfig())
+    canvas = held.tokens[:, held.canvases.index(canvas_of(task) or CLIP)]
+    return (canvas == held.tokens[:, 0])[:, given].double().mean().item()
 
 
 def steps_until(target: float, values: Mapping[int, float]) -> int | None:

@@ -6,6 +6,7 @@ The page's words are written by hand; what stands between `<!-- NAME -->` and `<
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,10 @@ def conditioning(results: Figures) -> list[str]:
     rows = variant_rows(results)
     rows[NAMES["latent"] + ", shown the true clip"] = from_clip(rows[NAMES["latent"]])
     draw_rows(PLOTS / "conditioning.svg", rows, [measures[1], *measures[-2:]])
-    return table(rows, measures, baseline_rows(results))
+    kept = results["figures"]["baselines"]["figures"]["tokens_kept"].items()
+    shares = ", ".join(f"{task} {share:.0%}" for task, share in kept)
+    words = f"Tokens of the condition that are the same in the task's canvas and in the true clip: {shares}."
+    return [*table(rows, measures, baseline_rows(results)), "", words]
 
 
 def losses(results: Figures) -> list[str]:
@@ -156,21 +160,30 @@ def _mean_cost(found: Sequence[Figures]) -> float:
 
 
 def inflation(results: Figures) -> list[str]:
-    """Modes at each learning rate, the first row that of the paper and the demo."""
+    """Modes, a table for each learning rate; the first row is the paper's mode."""
     target = results["figures"]["mean_image"]["figures"]["psnr_moving"]
-    rows = rows_by(
-        results, lambda settings: f"{settings['mode']}, {settings['rate']:g}" if "mode" in settings else None
-    )
-    last = max(map(int, next(iter(rows.values()))[0]["by_step"]))
-    measures = [
-        steps_to(target, f"steps to {target:.1f} dB, moving"),
-        at_step(0, "psnr_moving", "moving, step 0"),
-        at_step(last // 2, "psnr_moving", f"moving, step {last // 2}"),
-        at_step(last, "psnr_moving", f"moving, step {last}"),
-        at_step(last, "psnr", f"whole frame, step {last}"),
-    ]
+    settings = [point["settings"] for point in results["figures"].values()]
+    lines: list[str] = []
+    for rate in dict.fromkeys(own["rate"] for own in settings if "rate" in own):
+        rows = rows_by(results, partial(mode_at, rate))
+        lines += ["", f"Learning rate {rate:g}:", "", *table(rows, inflation_measures(rows, target))]
     draw_inflation(results, target)
-    return table(rows, measures)
+    return lines[1:]
+
+
+def mode_at(rate: float, settings: Figures) -> str | None:
+    """The mode of a point that was trained at this rate."""
+    return settings["mode"] if settings.get("rate") == rate else None
+
+
+def inflation_measures(rows: Rows, target: float) -> list[Measure]:
+    """Steps to the mean image's PSNR, and PSNR at the start, half-way and at the end."""
+    last = max(map(int, next(iter(rows.values()))[0]["by_step"]))
+    return [
+        steps_to(target, f"steps to {target:.1f} dB, moving"),
+        *(at_step(step, "psnr_moving", f"PSNR, moving, step {step}") for step in (0, last // 2, last)),
+        at_step(last, "psnr", f"PSNR, step {last}"),
+    ]
 
 
 def draw_inflation(results: Figures, target: float) -> None:

@@ -54,6 +54,7 @@ def draw_curves(
                 axes.axhline(level, color="grey", linestyle=":", label="the clip's mean image")
             axes.set_title(title, fontsize=8)
             axes.set_xlabel("steps")
+            axes.set_ylabel(measures[title].name if measures[title].name != title else "")
             if len(curves) > 1 or level is not None:
                 axes.legend(fontsize=7, frameon=False)
 

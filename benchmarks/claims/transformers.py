@@ -14,6 +14,7 @@ from benchmarks.claims.measures import (
     load_clips,
     load_tokens,
     outside_condition,
+    tokens_kept,
 )
 from benchmarks.claims.points import Figures, Point, compute, write_claim
 from magvit_scale import train_commit
@@ -139,6 +140,7 @@ def compute_baselines(config: ClaimsConfig, demo: Demo) -> Figures:
     tokenizer = VQGAN.from_pretrained(demo.tokenizer)
     rebuilt = torch.cat([tokenizer(part)[0].clamp(0, 1) for part in clips.split(48)])
     found: Figures = {"canvas": {}, "reconstruction": {}, "cross_entropy": table_cross_entropies(config, demo)}
+    found["tokens_kept"] = {task: tokens_kept(load_tokens(demo), task) for task in config.tasks if SPECS[task].fill}
     for task in config.tasks:
         fill = SPECS[task].fill
         found["reconstruction"][task] = compare_clips(clips, rebuilt, task)

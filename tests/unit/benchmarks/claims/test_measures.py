@@ -11,6 +11,7 @@ from benchmarks.claims.measures import (
     generate,
     psnr_outside,
     steps_until,
+    tokens_kept,
 )
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.commit.validation import draw_validation_masks, masked_cross_entropy
@@ -115,6 +116,13 @@ def test_the_condition_comes_from_the_canvas_unless_the_clip_is_shown() -> None:
 
     assert torch.equal(made(clips, False), made(later, False))
     assert not torch.equal(made(clips, True), made(later, True))
+
+
+def test_tokens_kept_are_counted_inside_the_condition(held: HeldOutTokens) -> None:
+    tokens = held.tokens.clone()
+    tokens[:, 1] = (tokens[:, 0] + 1) % NUM_CODES
+    tokens[:4, 1, 0] = tokens[:4, 0, 0]  # the given frame of four clips in five
+    assert tokens_kept(HeldOutTokens(tokens, held.labels, held.canvases), "FP") == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(

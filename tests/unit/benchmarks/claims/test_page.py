@@ -33,6 +33,7 @@ def point(settings: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
 
 def baselines() -> dict[str, Any]:
     figures = {"cross_entropy": entropies(9), "canvas": clips(8) | {"CG": {}}, "reconstruction": clips(7)}
+    figures["tokens_kept"] = {"FP": 0.256}
     return point({"asked": list(TASKS)}, figures)
 
 
@@ -120,10 +121,14 @@ def test_every_figure_has_its_spread_and_its_verdict(written: Path) -> None:
     assert rows(written, "tasks")[NAMES["only_FP"]][0] == "5.0100 (0.0100) worse"
 
 
+def test_how_many_of_the_conditions_tokens_survive(written: Path) -> None:
+    assert "in the task's canvas and in the true clip: FP 26%." in (written / "claims.md").read_text()
+
+
 def test_steps_until_the_mean_image_and_what_never_gets_there(written: Path) -> None:
     found = rows(written, "inflation")
-    assert found["central, 0.0005"][:3] == ["50 (0)", "14.00 (0.00)", "16.00 (0.00)"]
-    assert found["none, 0.0005"][0] == "not reached by 3 of 3"
+    assert found["central"][:3] == ["50 (0)", "14.00 (0.00)", "16.00 (0.00)"]
+    assert found["none"][0] == "not reached by 3 of 3"
 
 
 def test_a_decoding_step_has_its_price(written: Path) -> None:
