@@ -1,5 +1,6 @@
 """Points of an experiment: each in a process of its own, each kept as JSON and not computed again."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -38,11 +39,10 @@ def compute(points: Mapping[str, Point], output: Path) -> dict[str, Figures]:
         Refusal: a point failed; its log is named.
     """
     for number, (name, point) in enumerate(points.items(), start=1):
-        path = output / "points" / f"{name}.json"
-        if not _is_done(path, point):
+        if not _is_done(_record(output, name), point):
             sys.stderr.write(f"{number} of {len(points)}: {name}\n")
             _compute_aside(name, point, output)
-    return {name: json.loads((output / "points" / f"{name}.json").read_text()) for name in points}
+    return {name: json.loads(_record(output, name).read_text()) for name in points}
 
 
 def write_claim(results: Path, name: str, title: str, records: Mapping[str, Figures]) -> None:
@@ -57,11 +57,15 @@ def _is_done(path: Path, point: Point) -> bool:
 
 
 def _compute_aside(name: str, point: Point, output: Path) -> None:
-    folder, log = output / "runs" / name, output / "logs" / f"{name}.log"
+    # By its settings too: a run that was interrupted is continued with the same ones only.
+    digest = hashlib.sha256(json.dumps(point.settings, sort_keys=True).encode()).hexdigest()[:8]
+    folder, log = output / "runs" / f"{name}_{digest}", output / "logs" / f"{name}.log"
     folder.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     # Forked, as torch and DeepSpeed take seconds to import; this process computes nothing with them itself.
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(name, point, output, log))
+    process = multiprocessing.get_context("fork").Process(
+        target=_child, args=(point, folder, log, _record(output, name))
+    )
     process.start()
     process.join()
     if process.exitcode:
@@ -69,10 +73,13 @@ def _compute_aside(name: str, point: Point, output: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _child(name: str, point: Point, output: Path, log: Path) -> None:
+def _child(point: Point, folder: Path, log: Path, record: Path) -> None:
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    figures = point.work(output / "runs" / name)
-    record = {"settings": point.settings, "figures": figures, "cpu_s": round(cpu_seconds(), 1)}
-    write_json(output / "points" / f"{name}.json", record)
+    figures = point.work(folder)
+    write_json(record, {"settings": point.settings, "figures": figures, "cpu_s": round(cpu_seconds(), 1)})
+
+
+def _record(output: Path, name: str) -> Path:
+    return output / "points" / f"{name}.json"
