@@ -103,12 +103,12 @@ def generate(
     """
     fill = SPECS[task].fill
     made = []
-    for index, (part, classes) in enumerate(zip(clips.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True)):
+    batches = zip(range(0, len(clips), BATCH_SIZE), clips.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True)
+    for first, part, classes in batches:
         given = part if shows_clip else fill(part) if fill else None
         tokens = None if given is None or fill is None else pipeline.tokenizer.tokenize(given)
-        made.append(
-            pipeline.generate_from_tokens(task, tokens, classes, len(part), decoding, seed=1000 * seed + index).clips
-        )
+        own = 1000 * seed + first  # each clip has one of its own, counted on from here
+        made.append(pipeline.generate_from_tokens(task, tokens, classes, len(part), decoding, seed=own).clips)
     return torch.cat(made)
 
 
