@@ -70,7 +70,7 @@ def load_networks(protocol: Protocol, kind: Literal["protocol", "random"], devic
     files = {"feature_network": protocol.feature_network}
     files |= {"classifier": protocol.classifier} if protocol.classifier else {}
     files |= {"perceptual": LPIPS_WEIGHTS} if is_scored else {}
-    i3d = load_i3d("i3d-sd" if protocol.feature_network == "i3d-sd" else "i3d-ts").to(device)
+    i3d = load_i3d(protocol.feature_network).to(device)
     return Networks(
         features=lambda clip: i3d(2 * clip - 1),
         num_features=NUM_LOGITS,

@@ -175,8 +175,9 @@ def _build_value(hint: Any, value: Any) -> Any:
         if get_origin(hint) is dict:
             return {name: _build(entry, part) for name, part in value.items()}  # type: ignore[arg-type]
         return _build(entry, value)  # type: ignore[arg-type]
-    if isinstance(value, list):
-        return tuple(_build(entry, part) if entry else part for part in value)  # type: ignore[arg-type]
+    if isinstance(value, list | tuple):
+        # OmegaConf neither checks nor completes what stands in a tuple.
+        return tuple(load(entry, [part]) if entry else part for part in value)
     return value
 
 

@@ -90,12 +90,10 @@ def _square(clip: Tensor, size_px: int, place: float) -> Tensor:
 
 
 def _resize_to(clip: Tensor, size: tuple[int, int], step: Resize) -> Tensor:
-    if step.rule == "tf1" and not step.antialias:
+    if step.rule == "tf1":
         return resize_tf1(clip, *size)
     if step.rule == "lanczos":
         return _lanczos(clip, size)
-    if step.rule != "half_pixel":
-        raise ValueError(f"{step}: tf1 with smoothing is no rule that anybody uses")
     if size == clip.shape[-2:]:
         return clip  # an identity, but for rounding
     frames = rearrange(clip, "b c t h w -> (b t) c h w")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magvit_scale.config import DecodingConfig, Refusal, Task
+from magvit_scale.config.reading import refuse_below_one
 
 ClipRule = Literal["random_windows", "even_windows", "tiles_without_replacement", "first_k"]
 """Which clips of the real videos are taken; `selection.py` says how."""
@@ -33,6 +34,12 @@ class Resize:
     fit: Literal["squash", "centre_crop"] = "squash"
     """Both sides to `size_px`, or the short side and then the middle of the long one."""
 
+    def __post_init__(self) -> None:
+        """Refuses what no resizing is."""
+        refuse_below_one("resize", {"size_px": self.size_px})
+        if self.rule == "tf1" and self.antialias:
+            raise Refusal("resize: rule tf1 with antialias=true, expected false; TensorFlow 1 does not smooth")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RealClips:
@@ -48,6 +55,10 @@ class RealClips:
     """Of each video, for `even_windows`: so many first frames from the start to the end."""
     crops: int = 1
     """Of each window, for `even_windows`: so many places along the long side."""
+
+    def __post_init__(self) -> None:
+        """Refuses counts below 1."""
+        refuse_below_one("real clips", {name: getattr(self, name) for name in ("num_clips", "windows", "crops")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +154,11 @@ class Protocol:
     feature_resize: tuple[Resize, ...]
     """From `size_px` to the feature network."""
     quantiser: Quantiser
-    feature_network: str
-    """A name of `magvit_scale.weights`."""
+    feature_network: Literal["i3d-ts", "i3d-sd", "random"]
+    """A name of `magvit_scale.weights`, or the untrained one."""
     divisor: Divisor
     inception_score: InceptionScoreRule | None = None
-    classifier: str | None = None
+    classifier: Literal["c3d-ts", "c3d-chainer"] | None = None
     """Of the inception score; a name of `magvit_scale.weights`."""
     psnr_best_of: int = 1
     """Samples of each video of which the best counts for PSNR and SSIM."""
@@ -157,6 +168,21 @@ class Protocol:
     """Not in the hash."""
     assumptions: str = ""
     """Where the source is silent. Not in the hash."""
+
+    def __post_init__(self) -> None:
+        """Refuses counts below 1, and an inception score that is not of all clips or without its classifier."""
+        counts = ("num_generated", "num_folds", "num_frames", "frame_stride", "size_px", "psnr_best_of")
+        refuse_below_one(f"protocol {self.name}", {name: getattr(self, name) for name in counts})
+        rule = self.inception_score
+        if rule is None:
+            return
+        if (scored := rule.num_samples * rule.num_repeats) != (made := self.num_generated * self.num_folds):
+            raise Refusal(
+                f"protocol {self.name}: inception score of {rule.num_samples} x {rule.num_repeats} = {scored} clips, "
+                f"expected the {made} that it generates ({self.num_generated} x {self.num_folds}); change one of them"
+            )
+        if self.classifier is None and self.feature_network != "random":
+            raise Refusal(f"protocol {self.name}: an inception score without classifier; give c3d-chainer or c3d-ts")
 
     def conditions(self) -> dict[str, Any]:
         """What the hash covers, as plain JSON values."""

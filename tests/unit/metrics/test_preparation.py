@@ -62,12 +62,6 @@ def test_the_long_side_is_cropped_from_its_middle() -> None:
     assert (found[0, 0, 0, 0] * 32).tolist() == [8, 10, 12, 14, 16, 18, 20, 22]
 
 
-def test_a_smoothing_tf1_rule_is_nobodys() -> None:
-    step = Resize(size_px=8, rule="tf1", antialias=True)
-    with pytest.raises(ValueError, match="tf1 with smoothing"):
-        prepare(clips_of(16), replace(PROTOCOLS["magvit-ucf101-cg"], feature_resize=(step,)))
-
-
 def frames_of(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
 

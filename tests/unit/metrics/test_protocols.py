@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from magvit_scale.config import DecodingConfig, Refusal
+from magvit_scale.config import DecodingConfig, Refusal, dump
 from magvit_scale.metrics.protocol import Published
 from magvit_scale.metrics.protocols import PROTOCOLS, find_protocol
 
@@ -42,7 +42,7 @@ def test_the_hash_covers_what_decides_a_figure_and_nothing_else() -> None:
         assert replace(protocol, **same).hash == protocol.hash
     changes = {
         "name": "mine",
-        "num_folds": 1,
+        "psnr_best_of": 2,
         "divisor": "n",
         "quantiser": "uint8_round",
         "real": replace(protocol.real, split="test"),
@@ -64,11 +64,39 @@ def test_conditions_survive_json() -> None:
         assert left_out == {"decoding", "published", "assumptions"}
 
 
+def test_every_protocol_survives_a_file(tmp_path: Path) -> None:
+    for protocol in PROTOCOLS.values():
+        dump(protocol, tmp_path / "protocol.yaml")
+        assert find_protocol(str(tmp_path / "protocol.yaml")) == protocol
+
+
 def test_an_unknown_name_is_refused_with_the_list() -> None:
     with pytest.raises(Refusal, match=r"no protocol 'magvit-ucf'; did you mean magvit-ucf101-cg\? They are magvit-"):
         find_protocol("magvit-ucf")
     with pytest.raises(Refusal, match=r"no protocol 'x'; they are magvit-ucf101-cg, .*larp-10k"):
         find_protocol("x")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("feature_network: videomae", r"'videomae', expected one of \['i3d-ts', 'i3d-sd', 'random'\]"),
+        ("classifier: resnet", r"'resnet', expected one of \['c3d-ts', 'c3d-chainer'\]"),
+        ("num_folds: 0", "demo-heldout.num_folds=0: expected at least 1"),
+        ("real: {split: test, rule: even_windows, num_clips: 0}", "real clips.num_clips=0: expected at least 1"),
+        ("inception_score: {num_samples: 64, num_splits: 1, num_repeats: 2}", "128 clips, expected the 64 that"),
+        ("data_resize: [{size_px: 32, rule: tf1, antialias: true}]", "rule tf1 with antialias=true, expected false"),
+        ("feature_resize: [{size: 32, rule: tf1}]", "Key 'size' not in 'Resize'"),
+    ],
+)
+def test_a_protocol_of_ones_own_that_could_not_be_kept_is_refused(tmp_path: Path, line: str, words: str) -> None:
+    """Before hours of work, and instead of another network under its name."""
+    demo = (Path(__file__).parents[3] / "configs" / "protocol" / "demo.yaml").read_text().splitlines()
+    kept = [other for other in demo if not other.startswith(line.split(":")[0] + ":")]
+    (tmp_path / "own.yaml").write_text("\n".join([*kept, line]))
+    with pytest.raises(Refusal, match=words) as refusal:
+        find_protocol(str(tmp_path / "own.yaml"))
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(

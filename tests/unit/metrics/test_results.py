@@ -112,9 +112,9 @@ def test_unlike_protocols_are_refused_with_both_and_their_first_difference() -> 
 
 
 def test_a_protocol_of_the_same_name_that_was_edited_is_refused() -> None:
-    edited = replace(UCF, num_folds=1)
+    edited = replace(UCF, seed=1)
     result = replace(result_of(), protocol_hash=edited.hash, conditions=edited.conditions())
-    with pytest.raises(Refusal, match=r"magvit-ucf101-cg .* and magvit-ucf101-cg .* \(num_folds: 4 and 1\); evaluate"):
+    with pytest.raises(Refusal, match=r"magvit-ucf101-cg .* and magvit-ucf101-cg .* \(seed: 0 and 1\); evaluate"):
         refuse_unlike(result_of(), result)
 
 
