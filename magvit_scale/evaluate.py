@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from magvit_scale import compare_results
+from magvit_scale.commit.names import task_named
+from magvit_scale.commit.tasks import SPECS
 from magvit_scale.config import DecodingConfig, EvaluateConfig, Refusal, dump, load, parse
 from magvit_scale.measuring import Networks, add_clips, figures, load_networks, new_tally
 from magvit_scale.metrics.protocol import Protocol, RealClips
@@ -80,49 +82,93 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> Result:
     Raises:
         Refusal: protocol, models, data and weights do not go together, or a figure is not finite.
     """
-    protocol = find_protocol(config.protocol)
-    tasks, output = choose_tasks(config, protocol), Path(config.output or "evaluation")
+    protocol, output = find_protocol(config.protocol), Path(config.output or "evaluation")
     evaluation = open_evaluation(config, protocol, ranks)
+    models = {kind: hash_model(folder) for kind, folder in folders_of(config).items()}  # of what was loaded just now
+    tasks = choose_tasks(config, protocol, evaluation.pipeline)
+    sets = open_real_sets(evaluation, tasks)
+    if ranks.is_main:
+        output.mkdir(parents=True, exist_ok=True)  # or fails now, not after hours
     folds: dict[str, list[float]] = {}
-    sets: dict[RealClips, RealSet] = {}
     for task in tasks:
-        rule = protocol.real_clips(task)
-        if rule not in sets:
-            sets[rule] = RealSet.open(config, protocol, task, evaluation.seed)
-            sets[rule].measure(config, output / "real", evaluation.networks, ranks, evaluation.sum_over_ranks)
-        folds |= measure(evaluation, task, sets[rule])
+        real = sets[protocol.real_clips(task)]
+        if not real.statistics:
+            real.measure(config, output / "real", evaluation.networks, ranks, evaluation.sum_over_ranks)
+        folds |= measure(evaluation, task, real)
     result = build_result(
         protocol,
         folds=folds,
         weights=evaluation.networks.weights,
-        models={kind: hash_model(folder) for kind, folder in folders_of(config).items()},
+        models=models,
         decoding=evaluation.decoding if evaluation.pipeline else None,
         seeds=dict.fromkeys(("clips", "generation"), evaluation.seed),
-        data=sets[rule].facts(),
+        data=real.facts(),
         device=name_of(ranks.device),
     )
     if ranks.is_main:
         path = output / f"{protocol.name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         dump(config, path.with_name("config.yaml"))
         write_result(path, result)
         sys.stdout.write(compare_results.compare({str(path): result}))
     return result
 
 
-def choose_tasks(config: EvaluateConfig, protocol: Protocol) -> list[str]:
+def choose_tasks(config: EvaluateConfig, protocol: Protocol, pipeline: MagvitPipeline | None) -> list[str]:
     """The tasks that are asked for, or else all of the protocol's that the given models can do.
 
     Raises:
-        Refusal: none, one that is not the protocol's, or a generating one without a transformer.
+        Refusal: none, one that is not the protocol's, or one that the models cannot do.
     """
-    can_do = [task for task in protocol.tasks if task == RECONSTRUCTION or config.transformer]
-    tasks = list(config.tasks or can_do)
-    if strange := sorted(set(tasks) - set(protocol.tasks)):
+    asked = list(dict.fromkeys(config.tasks or protocol.tasks))
+    if strange := sorted(set(asked) - set(protocol.tasks)):
         raise Refusal(f"tasks={strange}: protocol {protocol.name} has {', '.join(protocol.tasks)}")
-    if not tasks or set(tasks) - set(can_do):
-        raise Refusal(f"protocol {protocol.name} generates ({', '.join(protocol.tasks)}); give transformer=FOLDER")
-    return tasks
+    trained = (pipeline.transformer.config.tasks or protocol.tasks) if pipeline else ()
+    missing = [task for task in asked if task != RECONSTRUCTION and task not in trained]
+    if missing == asked or (missing and config.tasks):
+        found = f"the transformer was trained for {', '.join(trained)}" if pipeline else "and no transformer is given"
+        raise Refusal(
+            f"protocol {protocol.name} generates ({', '.join(missing)}), {found}; give transformer=FOLDER of one that "
+            "knows these tasks"
+        )
+    return [task for task in asked if task not in missing]
+
+
+def open_real_sets(evaluation: Evaluation, tasks: Sequence[str]) -> dict[RealClips, RealSet]:
+    """The real sets of all tasks, before anything is measured by one of them.
+
+    Raises:
+        Refusal: see `RealSet.open`; or the models make clips of another size, or know other classes.
+    """
+    protocol, pipeline = evaluation.protocol, evaluation.pipeline
+    sets: dict[RealClips, RealSet] = {}
+    for task in tasks:
+        rule = protocol.real_clips(task)
+        if rule not in sets:
+            sets[rule] = RealSet.open(evaluation.config, protocol, task, evaluation.seed)
+        if pipeline is not None and task != RECONSTRUCTION:
+            refuse_other_models(protocol, task, pipeline, sets[rule].videos.dataset.classes)
+    return sets
+
+
+def refuse_other_models(protocol: Protocol, task: str, pipeline: MagvitPipeline, classes: Sequence[str]) -> None:
+    """Refuses models whose clips would be measured as what they are not.
+
+    Raises:
+        Refusal: they make clips of another length or size than the protocol's, or the task is told a class and the data
+            have more, fewer or none of them.
+    """
+    wanted = (protocol.num_frames, protocol.size_px, protocol.size_px)
+    if pipeline.clip_shape != wanted:
+        raise Refusal(
+            f"protocol {protocol.name}: the models make clips of (t, h, w) = {pipeline.clip_shape}, expected {wanted}; "
+            "give models of that size, or another protocol"
+        )
+    known = pipeline.transformer.num_classes
+    if SPECS[task_named(task)].is_class_conditional and len(classes) != known:
+        raise Refusal(
+            f"task {task}: the shards have {len(classes)} classes, the transformer knows {known}; give the shards with "
+            "the classes that it was trained on"
+        )
 
 
 def open_evaluation(config: EvaluateConfig, protocol: Protocol, ranks: Ranks) -> Evaluation:
@@ -133,10 +179,10 @@ def open_evaluation(config: EvaluateConfig, protocol: Protocol, ranks: Ranks) ->
     """
     if config.tokenizer is None:
         raise Refusal("EvaluateConfig: no value for tokenizer; give a YAML file or KEY=VALUE")
-    tokenizer = VQGAN.from_pretrained(config.tokenizer).to(ranks.device)
     pipeline = None
     if config.transformer:
         pipeline = MagvitPipeline.from_pretrained(config.tokenizer, config.transformer, ranks.device)
+    tokenizer = pipeline.tokenizer if pipeline else VQGAN.from_pretrained(config.tokenizer).to(ranks.device)
     paper = asdict(protocol.decoding) if protocol.decoding else {}
     decoding = load(DecodingConfig, [paper, config.decoding])
     networks = load_networks(protocol, config.networks, ranks.device)

@@ -65,9 +65,9 @@ def load_networks(protocol: Protocol, kind: Literal["protocol", "random"], devic
         Refusal: a file of weights is missing or another one.
     """
     is_scored = any(is_given_pixels(task) for task in protocol.tasks)
-    if kind == "random" or protocol.feature_network == RANDOM:
+    if kind == "random" or protocol.feature_network == "random":
         return _untrained(protocol, is_scored, device)
-    files = {"feature_network": protocol.feature_network}
+    files: dict[str, str] = {"feature_network": protocol.feature_network}
     files |= {"classifier": protocol.classifier} if protocol.classifier else {}
     files |= {"perceptual": LPIPS_WEIGHTS} if is_scored else {}
     i3d = load_i3d(protocol.feature_network).to(device)

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
-from magvit_scale.config import EvaluateConfig, Refusal
+from magvit_scale.config import EvaluateConfig, Refusal, TrainCommitConfig
 from magvit_scale.export import export_run
 from magvit_scale.metrics.protocols import find_protocol
 from magvit_scale.metrics.results import Result
-from magvit_scale.pretrained import kind_of
+from magvit_scale.run_record import read_training_config
 from magvit_scale.training import distributed
 from magvit_scale.training.ranks import Ranks
 from magvit_scale.training.retention import is_complete, newest_first
@@ -59,7 +58,7 @@ def _next(run: Path, output: Path, protocol: str) -> str:
     for checkpoint in newest_first(run / "checkpoints"):
         if is_complete(checkpoint) and not has_result(checkpoint.name):
             return checkpoint.name
-    last_step = OmegaConf.load(run / "config.yaml").run.steps
+    last_step = read_training_config(run / "config.yaml").run.steps
     return END if has_result(f"step_{last_step:08d}") else ""
 
 
@@ -68,8 +67,10 @@ def _export(config: EvaluateConfig, ranks: Ranks, run: Path, folder: Path) -> Ev
     if ranks.is_main:
         export_run(run, _step(folder.name), folder / MODEL)
     distributed.barrier()
-    kind = "transformer" if kind_of(folder / MODEL) == "CommitTransformer" else "tokenizer"
-    return replace(config, **{kind: str(folder / MODEL)}, output=str(folder))  # type: ignore[arg-type]
+    config, trained = replace(config, output=str(folder)), read_training_config(run / "config.yaml")
+    if isinstance(trained, TrainCommitConfig):
+        return replace(config, transformer=str(folder / MODEL), tokenizer=config.tokenizer or trained.tokenizer)
+    return replace(config, tokenizer=str(folder / MODEL))
 
 
 def _show(folder: Path, result: Result, step: int) -> None:

@@ -177,7 +177,7 @@ def _build_value(hint: Any, value: Any) -> Any:
         return _build(entry, value)  # type: ignore[arg-type]
     if isinstance(value, list | tuple):
         # OmegaConf neither checks nor completes what stands in a tuple.
-        return tuple(load(entry, [part]) if entry else part for part in value)
+        return tuple(load(entry, [part]) if entry else part for part in value)  # type: ignore[arg-type]
     return value
 
 

@@ -92,7 +92,7 @@ class EvaluateConfig:
     protocol: str
     """Name of a protocol (docs/protocols.md), or a YAML file with one of your own."""
     tokenizer: str | None = None
-    """Export folder of a 3D VQGAN; null: that of the run that is watched."""
+    """Export folder of a 3D VQGAN; null: that of the run that is watched, or whose tokens it learns."""
     transformer: str | None = None
     """Export folder of a transformer; null: that of the run that is watched, or no task but reconstruction."""
     shards: str

@@ -197,7 +197,11 @@ def test_a_watcher_evaluates_each_checkpoint_of_a_run_once(road: Road, tmp_path:
     run = tmp_path / "run"
     shutil.copytree(road.run_commit, run)
     steps = sorted(path.name for path in (run / "checkpoints").glob("step_*"))
-    given = [word for word in arguments(road, tmp_path, tasks="[FP]") if not word.startswith(("transformer", "output"))]
+    given = [
+        word
+        for word in arguments(road, tmp_path, tasks="[FP]")
+        if not word.startswith(("tokenizer", "transformer", "output"))
+    ]
     evaluate.main([*given, "--watch", str(run)])
     results = {path.parent.name: read_result(path) for path in sorted((run / "evaluation").glob("step_*/toy.json"))}
     assert sorted(results) == steps
