@@ -17,7 +17,7 @@ from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task
 from magvit_scale.long_video import cross_fade, lengthened, slide, window_seed, window_starts
 from magvit_scale.model_index import ModelIndex, read_index, write_index
-from magvit_scale.pretrained import find_folder
+from magvit_scale.pretrained import find_folder, refuse_other_tokenizer
 from magvit_scale.vqgan.autoencoder import VQGAN
 
 DEFAULT_FPS = 8.0
@@ -65,7 +65,7 @@ class MagvitPipeline:
         a name of the Hugging Face hub, see `find_folder`.
 
         Raises:
-            Refusal: a folder is none of these.
+            Refusal: a folder is none of these, or the tokenizer is not the transformer's.
         """
         index, tokenizer = ModelIndex(), folder
         if transformer is None:
@@ -73,6 +73,7 @@ class MagvitPipeline:
             index = read_index(whole)
             tokenizer, transformer = whole / index.tokenizer, whole / index.transformer
         models = VQGAN.from_pretrained(tokenizer), CommitTransformer.from_pretrained(transformer)
+        refuse_other_tokenizer(tokenizer, models[1].config.tokenizer_hash)
         return cls(models[0].to(device), models[1].to(device), index.classes, index.fps or DEFAULT_FPS)
 
     def save_pretrained(self, folder: str | Path) -> None:

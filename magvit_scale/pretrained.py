@@ -120,6 +120,20 @@ def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
+def refuse_other_tokenizer(folder: str | Path, learnt: str | None) -> None:
+    """Refuses a tokenizer's folder for a transformer that learnt the tokens of another, by `hash_model`; None: nobody
+    knows of which.
+
+    Raises:
+        Refusal: they are not of one run, and its clips would be noise.
+    """
+    if learnt is not None and (found := hash_model(folder)) != learnt:
+        raise Refusal(
+            f"tokenizer={folder}: its weights are {found}, the transformer was trained on tokens of {learnt}; give "
+            "that one"
+        )
+
+
 def hash_model(folder: str | Path) -> str:
     """sha256 of a model folder's weights: the name under which token shards remember their tokenizer."""
     return sha256(find_folder(folder) / "model.safetensors")

@@ -110,6 +110,7 @@ def resolve_model(config: TrainCommitConfig, shards: TokenShards) -> Transformer
         "codebook_size": shards.codebook_size,
         "num_classes": shards.num_classes,
         "tasks": tuple(dict.fromkeys(config.tasks)),
+        "tokenizer_hash": shards.tokenizer_hash,
     }
     for name, value in decided.items():
         if (wanted := getattr(config.model, name)) not in (None, value):

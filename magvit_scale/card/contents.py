@@ -13,7 +13,7 @@ from magvit_scale.config import PublishConfig, Refusal, TransformerConfig
 from magvit_scale.data.token_facts import TokenFacts
 from magvit_scale.metrics.results import Result
 from magvit_scale.pipeline import MagvitPipeline
-from magvit_scale.pretrained import find_folder, hash_model
+from magvit_scale.pretrained import find_folder, hash_model, refuse_other_tokenizer
 from magvit_scale.run_record import ClipFacts, RunRecord, open_clips, open_tokens, read_clip_facts, read_run_record
 from magvit_scale.vqgan.autoencoder import VQGAN
 
@@ -89,7 +89,8 @@ def gather(config: PublishConfig, name: str, results: Mapping[Path, Result]) -> 
     clips = read_clip_facts(tokenizer.folder, tokenizer.record)
     if transformer is not None:
         MagvitPipeline(tokenizer.model, transformer.model)  # refuses another codebook
-        _refuse_other_tokenizer(tokenizer, tokens)
+        learnt = transformer.model.config.tokenizer_hash or (tokens.tokenizer_hash if tokens else None)
+        refuse_other_tokenizer(tokenizer.folder, learnt)
         clips = _clips_of_both(tokenizer.model, transformer.model.config, clips, tokens)
     contents = Contents(
         name=name,
@@ -115,14 +116,6 @@ def _read_part(role: Role, folder: str) -> Part:
     model = VQGAN.from_pretrained(folder) if role == "tokenizer" else CommitTransformer.from_pretrained(folder)
     record = read_run_record(folder)
     return Part(role=role, folder=find_folder(folder), sha256=hash_model(folder), model=model, record=record)
-
-
-def _refuse_other_tokenizer(tokenizer: Part, tokens: TokenFacts | None) -> None:
-    if tokens is not None and tokens.tokenizer_hash != tokenizer.sha256:
-        raise Refusal(
-            f"tokenizer={tokenizer.folder}: its weights are {tokenizer.sha256}, the transformer was trained on tokens "
-            f"of {tokens.tokenizer_hash}; give that one"
-        )
 
 
 def _refuse_other_models(path: Path, result: Result, hashes: Mapping[str, str]) -> None:

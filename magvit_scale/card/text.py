@@ -83,7 +83,8 @@ def _unknown(contents: Contents) -> Iterator[str]:
             yield f"How the {role} was trained: its folder lies in no run folder."
         elif part.record.step is None:
             yield f"Of which step the {role}'s weights are: no checkpoint with them is left."
-    if contents.transformer is not None and contents.tokens is None:
+    transformer = contents.transformer
+    if transformer is not None and contents.tokens is None and transformer.model.config.tokenizer_hash is None:
         yield f"Whether the transformer was trained on tokens of this tokenizer: its token shards {NOT_THERE}."
     if contents.num_classes and not contents.classes:
         yield f"The names of the {contents.num_classes} classes: the shards {NOT_THERE}."

@@ -43,6 +43,9 @@ class TransformerConfig:
     dropout: float = 0.1
     tasks: tuple[Task, ...] | None = None
     """Tasks it was trained for; null takes them from the run's."""
+    tokenizer_hash: str | None = None
+    """sha256 of the weights of the tokenizer whose tokens it learnt, the only one that it goes with; null takes it from
+    the token shards."""
 
     def __post_init__(self) -> None:
         """Refuses sizes that no network can have."""

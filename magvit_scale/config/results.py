@@ -99,7 +99,7 @@ class EvaluateConfig:
     """Clip shards of the protocol's data set; with videos of the real clips' split, which is never trained on unless
     the protocol says so."""
     output: str | None = None
-    """Folder that receives PROTOCOL.json; null with `watch`: evaluation/ in the run."""
+    """Folder that receives PROTOCOL.json; null: evaluation/, with `watch` that of the run."""
     statistics: str | None = None
     """Folder of the real sets' feature statistics, computed once for each protocol, data set and network; null: the
     folder `real` in the output."""

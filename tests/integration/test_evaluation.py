@@ -81,6 +81,8 @@ def test_a_result_holds_all_figures_and_what_they_hang_on(road: Road, alone: Pat
     assert (result.protocol, result.protocol_hash, result.comparable) == ("toy", TOY.hash, False)
     assert result.weights == dict.fromkeys(("feature_network", "classifier", "perceptual"), "random")
     assert set(result.models) == {"tokenizer", "transformer"}
+    learnt = json.loads((road.run_commit / "export" / "config.json").read_text())["tokenizer_hash"]
+    assert result.models["tokenizer"] == learnt
     assert result.decoding["num_steps"] == 2
     assert result.data["shards"] == load_dataset(road.shards).hash
     assert all(len(result.figures[f"FP/{name}"].folds) == 2 for name in SCORED)
@@ -186,10 +188,9 @@ def test_what_does_not_go_together_is_refused_and_nothing_is_overwritten(
 
 
 def test_features_that_are_not_numbers_are_refused_with_their_count(road: Road, tmp_path: Path) -> None:
+    given = arguments(road, tmp_path, tokenizer=spoiled(road, tmp_path / "nan"), transformer="null", batch_size=5)
     with pytest.raises(Refusal, match="features of 5 of 5 clips are not finite"):
-        evaluate.main(
-            arguments(road, tmp_path, tokenizer=spoiled(road, tmp_path / "nan"), tasks="[reconstruction]", batch_size=5)
-        )
+        evaluate.main(given)
     assert not (tmp_path / "out" / "toy.json").exists()
 
 

@@ -16,6 +16,7 @@ from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task, TransformerConfig, VQGANConfig
 from magvit_scale.long_video import window_seed
 from magvit_scale.pipeline import MagvitPipeline
+from magvit_scale.pretrained import hash_model
 from magvit_scale.vqgan.autoencoder import VQGAN
 
 CLIP, LATENT = (4, 16, 16), (2, 4, 4)
@@ -63,6 +64,17 @@ def watch(pipeline: MagvitPipeline, monkeypatch: pytest.MonkeyPatch) -> list[Ten
 
     monkeypatch.setattr(pipeline.transformer, "latent_logits", latent_logits)
     return seen
+
+
+def test_a_tokenizer_whose_tokens_the_transformer_did_not_learn_is_refused(tmp_path: Path) -> None:
+    """Of equal sizes, so that nothing else would tell."""
+    build().tokenizer.save_pretrained(tmp_path / "learnt")
+    learnt = hash_model(tmp_path / "learnt")
+    build(tokenizer_hash=learnt).save_pretrained(tmp_path / "whole")
+    assert MagvitPipeline.from_pretrained(tmp_path / "whole").transformer.config.tokenizer_hash == learnt
+    VQGAN(TOKENIZER).save_pretrained(tmp_path / "other")
+    with pytest.raises(Refusal, match=f"weights are {hash_model(tmp_path / 'other')}, .* on tokens of {learnt}; give"):
+        MagvitPipeline.from_pretrained(tmp_path / "other", tmp_path / "whole" / "transformer")
 
 
 @pytest.mark.parametrize("task", TASKS)
