@@ -1,12 +1,13 @@
 """The frozen networks' weights -> the folder of MAGVIT_WEIGHTS: `magvit fetch-weights names=[i3d-ts]`.
 
-Alone, or with list=true, it shows what there is and what is here. mirror=URL takes the files from elsewhere, file=PATH
+Alone, or with --list, it shows what there is and what is here. mirror=URL takes the files from elsewhere, file=PATH
 from this machine. Whatever the road, a file takes its place after its content has been checked, or not at all.
 """
 
 import difflib
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         Refusal: an unknown name, a file that cannot be had, or one that is another than expected.
     """
-    config = parse(FetchWeightsConfig, argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    config = parse(FetchWeightsConfig, ["list=true" if word == "--list" else word for word in arguments])
     refuse_unknown(config.names)
     if config.list or not config.names:
         print(table(config.names or tuple(WEIGHTS)))  # noqa: T201

@@ -15,6 +15,7 @@ from magvit_scale.commit.tasks import SPECS, num_first_frames
 from magvit_scale.commit.told import told_logits
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task
+from magvit_scale.data.clips import refuse_other_range
 from magvit_scale.long_video import cross_fade, lengthened, slide, window_seed, window_starts
 from magvit_scale.model_index import ModelIndex, read_index, write_index
 from magvit_scale.pretrained import find_folder, refuse_other_tokenizer
@@ -276,6 +277,7 @@ class MagvitPipeline:
                 f"condition of {clip.dtype} (c, t, h, w) = {tuple(clip.shape[1:])}, the models are for float "
                 f"{shape} in [0, 1]"
             )
+        refuse_other_range(clip)
         return clip.to(self.device)
 
     def trajectory(self, decoded: Decoded, row: int = 0) -> tuple[Tensor, Tensor]:

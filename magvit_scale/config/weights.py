@@ -14,7 +14,7 @@ class FetchWeightsConfig:
     names: tuple[str, ...] = ()
     """Weights to fetch, as in the list."""
     list: bool = False
-    """Shows what there is and what is here, and fetches nothing; so it is without names."""
+    """Shows what there is and what is here, and fetches nothing; also --list, and so it is without names."""
     mirror: str | None = None
     """http(s) folder that holds the files under their names, in place of the published addresses."""
     file: str | None = None

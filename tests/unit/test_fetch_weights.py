@@ -65,6 +65,13 @@ def test_a_published_file_comes_from_its_address(
     assert f"{PUBLISHED}: {folder / 'i3d_torchscript.pt'} is here and right" in capsys.readouterr().out
 
 
+def test_the_list_fetches_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--list", f"names=[{PUBLISHED}]"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["folder:", "name", PUBLISHED]
+    assert not folder.exists()
+
+
 def test_a_mirror_holds_the_file_under_its_name_and_a_partial_file_is_continued(
     folder: Path,
     serve: Serve,

@@ -77,6 +77,15 @@ def test_a_tokenizer_whose_tokens_the_transformer_did_not_learn_is_refused(tmp_p
         MagvitPipeline.from_pretrained(tmp_path / "other", tmp_path / "whole" / "transformer")
 
 
+def test_a_condition_that_is_not_in_the_unit_interval_is_refused(pipeline: MagvitPipeline) -> None:
+    """Frames in [0, 255] and NaN have tokens too, but of nothing."""
+    with pytest.raises(Refusal, match=r"values from \S+ to 25\S+, expected \[0, 1\]; divide uint8 frames by 255"):
+        pipeline("FP", condition=random_clip() * 255)
+    with pytest.raises(Refusal, match="values from nan to nan"):
+        pipeline.reconstruct(random_clip() * torch.nan)
+    pipeline("FP", condition=random_clip() * 1.001, decoding=FEW_STEPS)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_gives_clips_in_the_unit_interval(pipeline: MagvitPipeline, task: Task) -> None:
     generated = pipeline(task, condition=random_clip(), label=torch.tensor([0, 2]), decoding=FEW_STEPS)
