@@ -52,7 +52,19 @@ def _lines(results: dict[str, Result]) -> Iterator[str]:
     yield from aligned([row for name in names for row in _rows(results, name)])
     yield ""
     yield from (f"{path}: {words}" for path, result in results.items() for words in reservations(result))
+    yield from (words for theirs in results.values() for words in unlike_data(ours, theirs))
     yield from remarks(ours)
+
+
+def unlike_data(ours: Result, theirs: Result) -> Iterator[str]:
+    """In what the real clips of two results differ that one protocol took: the copy of the data set, how it is stored,
+    the seed of the choice.
+    """
+    for name in sorted(ours.data.keys() | theirs.data.keys()):
+        if (one := ours.data.get(name)) != (other := theirs.data.get(name)):
+            yield f"the real clips are not the same ({name} {one} and {other}): a difference may be theirs"
+    if (one := ours.seeds.get("clips")) != (other := theirs.seeds.get("clips")):
+        yield f"the real clips are not the same (seed {one} and {other}): a difference may be theirs"
 
 
 def _rows(results: dict[str, Result], name: str) -> Iterator[tuple[str, str, str]]:

@@ -52,6 +52,15 @@ def test_two_results_stand_beside_each_other_and_the_paper(tmp_path: Path, capsy
     assert not any("decoding is not" in line for line in lines)
 
 
+def test_another_copy_of_the_data_or_another_seed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = replace(result_of([70.0]), seeds={"clips": 0})
+    theirs = replace(ours, data={"shards": "1a"}, seeds={"clips": 3})
+    lines = table(tmp_path, capsys, ours, theirs)
+    assert "the real clips are not the same (shards 0f and 1a): a difference may be theirs" in lines
+    assert "the real clips are not the same (seed 0 and 3): a difference may be theirs" in lines
+    assert not any("not the same" in line for line in table(tmp_path, capsys, ours, ours))
+
+
 def test_one_result_stands_beside_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = table(tmp_path, capsys, result_of([30.5], "magvit-bair-fp-debiased"))
     assert any(line.startswith("FP/fvd 30.5 ") for line in lines)
