@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from magvit_scale.config import EvaluateConfig, Refusal, TrainCommitConfig
 from magvit_scale.export import export_run
 from magvit_scale.metrics.protocols import find_protocol
-from magvit_scale.metrics.results import Result
+from magvit_scale.metrics.results import Result, read_result
 from magvit_scale.run_record import read_training_config
 from magvit_scale.training import distributed
 from magvit_scale.training.ranks import Ranks
@@ -35,14 +35,15 @@ def watch(config: EvaluateConfig, ranks: Ranks, evaluate: Callable[[EvaluateConf
     run, protocol = Path(str(config.watch)), find_protocol(config.protocol).name
     output = Path(config.output) if config.output else run / "evaluation"
     config = replace(config, output=str(output), statistics=config.statistics or str(output / "real"))
+    if ranks.is_main:
+        _finish(output, protocol)
     while (name := distributed.tell(_next(run, output, protocol) if ranks.is_main else "")) != END:
         if not name:
             time.sleep(config.watch_every_s)
             continue
-        result = evaluate(_export(config, ranks, run, output / name), ranks)
+        evaluate(_export(config, ranks, run, output / name), ranks)
         if ranks.is_main:
-            shutil.rmtree(output / name / MODEL)
-            _show(output / "tensorboard", result, _step(name))
+            _finish(output, protocol)
 
 
 def _next(run: Path, output: Path, protocol: str) -> str:
@@ -71,6 +72,14 @@ def _export(config: EvaluateConfig, ranks: Ranks, run: Path, folder: Path) -> Ev
     if isinstance(trained, TrainCommitConfig):
         return replace(config, transformer=str(folder / MODEL), tokenizer=config.tokenizer or trained.tokenizer)
     return replace(config, tokenizer=str(folder / MODEL))
+
+
+def _finish(output: Path, protocol: str) -> None:
+    """Shows results whose model is still there, and removes it: also what a kill left between the two."""
+    for model in output.glob(f"step_*/{MODEL}"):
+        if (path := model.with_name(f"{protocol}.json")).exists():
+            _show(output / "tensorboard", read_result(path), _step(model.parent.name))
+            shutil.rmtree(model)
 
 
 def _show(folder: Path, result: Result, step: int) -> None:

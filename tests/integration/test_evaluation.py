@@ -213,7 +213,13 @@ def test_a_watcher_evaluates_each_checkpoint_of_a_run_once(road: Road, tmp_path:
     expected = {int(name[5:]): result.figures["FP/psnr"].mean for name, result in results.items()}
     assert shown == pytest.approx(expected, rel=1e-6)
     times = [path.stat().st_mtime_ns for path in (run / "evaluation").rglob("toy.json")]
+    # A kill between the last result and its curve.
+    shutil.rmtree(run / "evaluation" / "tensorboard")
+    (run / "evaluation" / steps[0] / "model").mkdir()
     evaluate.main([*given, f"watch={run}"])
+    events = EventAccumulator(str(run / "evaluation" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("evaluation/FP/psnr")] == [int(steps[0][5:])]
+    assert not list((run / "evaluation").glob("step_*/model"))
     assert [path.stat().st_mtime_ns for path in (run / "evaluation").rglob("toy.json")] == times
 
 
