@@ -56,6 +56,8 @@ class Conditions:
         words = [word if word in names or not word.lstrip("-").isdecimal() else int(word) for word in config.labels]
         self._labels = labels_of(words, names, num_classes, len(words)).tolist()
         self._device = pipeline.device
+        if num_classes and not (words or data):
+            _refuse_without_classes(config)
 
     def batches(self, ranks: Ranks) -> Iterator[Batch]:
         """This rank's samples, every so many-th of all: which batch a sample is in changes nothing in it."""
@@ -143,6 +145,15 @@ def _refuse_impossible(config: GenerateConfig, pipeline: MagvitPipeline) -> None
         if spec.fill is not None and not has_clips:
             raise Refusal(
                 f"task {task} ({spec.title}) needs a condition: give clips.shards=FOLDER or videos=[FILE,...]"
+            )
+
+
+def _refuse_without_classes(config: GenerateConfig) -> None:
+    """A transformer of classes has never learnt such a task without one."""
+    for task in config.tasks:
+        if SPECS[task].is_class_conditional:
+            raise Refusal(
+                f"task {task} ({SPECS[task].title}) needs classes, found none: give labels=[NAME or NUMBER,...]"
             )
 
 

@@ -29,7 +29,8 @@ class GenerateConfig:
     """Video files instead of clips, taken in turn: from their first frame on, every clips.frame_stride-th; the short
     side is scaled to the models' size, the long one cropped."""
     labels: tuple[str, ...] = ()
-    """Classes by name or number, taken in turn; by default those of the clips."""
+    """Classes by name or number (-1: none), taken in turn; by default those of the clips. A task that is told a class
+    needs the one or the other."""
     tasks: tuple[Task, ...] = ()
     """None takes all that the transformer was trained for."""
     samples_per_task: int = 8

@@ -91,8 +91,18 @@ def test_classes_alone_start_from_grey() -> None:
     assert (batch.clips == 128 / 255).all()
 
 
+def test_a_task_that_is_told_a_class_is_refused_without_one() -> None:
+    """Nobody has trained it so; where it is wanted, -1 says it."""
+    with pytest.raises(
+        Refusal, match=r"task CG \(class-conditional generation\) needs classes, found none: give labels"
+    ):
+        Conditions(config(), pipeline())
+    assert batches(config(labels=["-1"], samples_per_task=1))[0].labels.tolist() == [-1]
+    assert batches(config(samples_per_task=1), num_classes=0)[0].labels.tolist() == [-1]
+
+
 def test_a_rank_without_samples_has_no_batch() -> None:
-    assert batches(config(samples_per_task=1), rank=1, world_size=2) == []
+    assert batches(config(samples_per_task=1, labels=["1"]), rank=1, world_size=2) == []
 
 
 @pytest.mark.parametrize(
