@@ -19,8 +19,9 @@ from magvit_scale.training.ranks import Ranks
 from magvit_scale.training.retention import is_complete, newest_first
 
 END = "end"
-MODEL = "model"
-"""Sub-folder of a checkpoint's evaluation that holds its model while it is evaluated."""
+MODEL = "{protocol}.model"
+"""Sub-folder of a checkpoint's evaluation that holds its model while it is evaluated; other protocols' watchers have
+theirs."""
 
 
 def watch(config: EvaluateConfig, ranks: Ranks, evaluate: Callable[[EvaluateConfig, Ranks], Result]) -> None:
@@ -41,7 +42,7 @@ def watch(config: EvaluateConfig, ranks: Ranks, evaluate: Callable[[EvaluateConf
         if not name:
             time.sleep(config.watch_every_s)
             continue
-        evaluate(_export(config, ranks, run, output / name), ranks)
+        evaluate(_export(config, ranks, run, output / name / MODEL.format(protocol=protocol)), ranks)
         if ranks.is_main:
             _finish(output, protocol)
 
@@ -63,20 +64,20 @@ def _next(run: Path, output: Path, protocol: str) -> str:
     return END if has_result(f"step_{last_step:08d}") else ""
 
 
-def _export(config: EvaluateConfig, ranks: Ranks, run: Path, folder: Path) -> EvaluateConfig:
-    """Makes models of a checkpoint, and the configuration that evaluates them. Collective."""
+def _export(config: EvaluateConfig, ranks: Ranks, run: Path, model: Path) -> EvaluateConfig:
+    """Makes a model of a checkpoint, and the configuration that evaluates it. Collective."""
     if ranks.is_main:
-        export_run(run, _step(folder.name), folder / MODEL)
+        export_run(run, _step(model.parent.name), model)
     distributed.barrier()
-    config, trained = replace(config, output=str(folder)), read_training_config(run / "config.yaml")
+    config, trained = replace(config, output=str(model.parent)), read_training_config(run / "config.yaml")
     if isinstance(trained, TrainCommitConfig):
-        return replace(config, transformer=str(folder / MODEL), tokenizer=config.tokenizer or trained.tokenizer)
-    return replace(config, tokenizer=str(folder / MODEL))
+        return replace(config, transformer=str(model), tokenizer=config.tokenizer or trained.tokenizer)
+    return replace(config, tokenizer=str(model))
 
 
 def _finish(output: Path, protocol: str) -> None:
     """Shows results whose model is still there, and removes it: also what a kill left between the two."""
-    for model in output.glob(f"step_*/{MODEL}"):
+    for model in output.glob(f"step_*/{MODEL.format(protocol=protocol)}"):
         if (path := model.with_name(f"{protocol}.json")).exists():
             _show(output / "tensorboard", read_result(path), _step(model.parent.name))
             shutil.rmtree(model)

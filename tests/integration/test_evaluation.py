@@ -207,7 +207,7 @@ def test_a_watcher_evaluates_each_checkpoint_of_a_run_once(road: Road, tmp_path:
     results = {path.parent.name: read_result(path) for path in sorted((run / "evaluation").glob("step_*/toy.json"))}
     assert sorted(results) == steps
     assert len({result.models["transformer"] for result in results.values()}) == len(steps) > 1
-    assert not list((run / "evaluation").glob("step_*/model"))
+    assert not list((run / "evaluation").glob("step_*/*.model"))
     events = EventAccumulator(str(run / "evaluation" / "tensorboard")).Reload()
     shown = {event.step: event.value for event in events.Scalars("evaluation/FP/psnr")}
     expected = {int(name[5:]): result.figures["FP/psnr"].mean for name, result in results.items()}
@@ -215,11 +215,11 @@ def test_a_watcher_evaluates_each_checkpoint_of_a_run_once(road: Road, tmp_path:
     times = [path.stat().st_mtime_ns for path in (run / "evaluation").rglob("toy.json")]
     # A kill between the last result and its curve.
     shutil.rmtree(run / "evaluation" / "tensorboard")
-    (run / "evaluation" / steps[0] / "model").mkdir()
+    (run / "evaluation" / steps[0] / "toy.model").mkdir()
     evaluate.main([*given, f"watch={run}"])
     events = EventAccumulator(str(run / "evaluation" / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("evaluation/FP/psnr")] == [int(steps[0][5:])]
-    assert not list((run / "evaluation").glob("step_*/model"))
+    assert not list((run / "evaluation").glob("step_*/*.model"))
     assert [path.stat().st_mtime_ns for path in (run / "evaluation").rglob("toy.json")] == times
 
 
