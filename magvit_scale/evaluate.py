@@ -5,35 +5,31 @@ computed; the result holds all of it with the hashes of models, weights and data
 every clip is one rank's. Nothing is written before everything is measured.
 """
 
+import hashlib
+import json
 import platform
+import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from magvit_scale import compare_results
-from magvit_scale.commit.names import task_named
-from magvit_scale.commit.tasks import SPECS
-from magvit_scale.config import DecodingConfig, EvaluateConfig, Refusal, dump, load, parse
-from magvit_scale.measuring import Networks, add_clips, figures, load_networks, new_tally
-from magvit_scale.metrics.protocol import Protocol, RealClips
+from magvit_scale.config import EvaluateConfig, dump, parse
+from magvit_scale.evaluation import Evaluation, choose_tasks, measure, open_evaluation, open_real_sets
+from magvit_scale.files import write_json
 from magvit_scale.metrics.protocols import find_protocol
 from magvit_scale.metrics.results import Result, build_result, write_result
-from magvit_scale.metrics.selection import split_over_ranks
-from magvit_scale.metrics.tally import Tally
-from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.pretrained import hash_model
-from magvit_scale.progress import progress_bar
 from magvit_scale.real_set import RealSet
 from magvit_scale.training import distributed
 from magvit_scale.training.ranks import Ranks
-from magvit_scale.vqgan.autoencoder import VQGAN
 from magvit_scale.watching import watch
 
-RECONSTRUCTION = "reconstruction"
+MEASURED = "measured"
+"""Folder of the figures of finished tasks, until there is a result."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,30 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     distributed.stop()
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What measures, and what is measured."""
-
-    config: EvaluateConfig
-    protocol: Protocol
-    ranks: Ranks
-    networks: Networks
-    tokenizer: VQGAN
-    pipeline: MagvitPipeline | None
-    decoding: DecodingConfig
-
-    @property
-    def seed(self) -> int:
-        """Of the choice of clips and of the sampling."""
-        return self.protocol.seed if self.config.seed is None else self.config.seed
-
-    def sum_over_ranks(self, value: Tensor) -> Tensor:
-        """Of a tensor on the CPU. Collective."""
-        return distributed.sum_over_ranks(value.to(self.ranks.device)).cpu()
-
-
 def evaluate(config: EvaluateConfig, ranks: Ranks) -> Result:
-    """Measures, and writes PROTOCOL.json on the main rank. Collective.
+    """Measures, and writes PROTOCOL.json on the main rank. Started again after an interruption it goes on with the task
+    that it was at. Collective.
 
     Raises:
         Refusal: protocol, models, data and weights do not go together, or a figure is not finite.
@@ -92,9 +67,7 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> Result:
     folds: dict[str, list[float]] = {}
     for task in tasks:
         real = sets[protocol.real_clips(task)]
-        if not real.statistics:
-            real.measure(config, output / "real", evaluation.networks, ranks, evaluation.sum_over_ranks)
-        folds |= measure(evaluation, task, real)
+        folds |= measure_once(evaluation, task, real, models, output)
     result = build_result(
         protocol,
         folds=folds,
@@ -109,119 +82,31 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> Result:
         path = output / f"{protocol.name}.json"
         dump(config, path.with_name("config.yaml"))
         write_result(path, result)
+        shutil.rmtree(output / MEASURED)
         sys.stdout.write(compare_results.compare({str(path): result}))
     return result
 
 
-def choose_tasks(config: EvaluateConfig, protocol: Protocol, pipeline: MagvitPipeline | None) -> list[str]:
-    """The tasks that are asked for, or else all of the protocol's that the given models can do.
-
-    Raises:
-        Refusal: none, one that is not the protocol's, or one that the models cannot do.
+def measure_once(
+    evaluation: Evaluation, task: str, real: RealSet, models: dict[str, str], output: Path
+) -> dict[str, list[float]]:
+    """The figures of a task: those of an interrupted start, or measured now and kept until the result is there.
+    Collective.
     """
-    asked = list(dict.fromkeys(config.tasks or protocol.tasks))
-    if strange := sorted(set(asked) - set(protocol.tasks)):
-        raise Refusal(f"tasks={strange}: protocol {protocol.name} has {', '.join(protocol.tasks)}")
-    trained = (pipeline.transformer.config.tasks or protocol.tasks) if pipeline else ()
-    missing = [task for task in asked if task != RECONSTRUCTION and task not in trained]
-    if missing == asked or (missing and config.tasks):
-        found = f"the transformer was trained for {', '.join(trained)}" if pipeline else "and no transformer is given"
-        raise Refusal(
-            f"protocol {protocol.name} generates ({', '.join(missing)}), {found}; give transformer=FOLDER of one that "
-            "knows these tasks"
-        )
-    return [task for task in asked if task not in missing]
-
-
-def open_real_sets(evaluation: Evaluation, tasks: Sequence[str]) -> dict[RealClips, RealSet]:
-    """The real sets of all tasks, before anything is measured by one of them.
-
-    Raises:
-        Refusal: see `RealSet.open`; or the models make clips of another size, or know other classes.
-    """
-    protocol, pipeline = evaluation.protocol, evaluation.pipeline
-    sets: dict[RealClips, RealSet] = {}
-    for task in tasks:
-        rule = protocol.real_clips(task)
-        if rule not in sets:
-            sets[rule] = RealSet.open(evaluation.config, protocol, task, evaluation.seed)
-        if pipeline is not None and task != RECONSTRUCTION:
-            refuse_other_models(protocol, task, pipeline, sets[rule].videos.dataset.classes)
-    return sets
-
-
-def refuse_other_models(protocol: Protocol, task: str, pipeline: MagvitPipeline, classes: Sequence[str]) -> None:
-    """Refuses models whose clips would be measured as what they are not.
-
-    Raises:
-        Refusal: they make clips of another length or size than the protocol's, or the task is told a class and the data
-            have more, fewer or none of them.
-    """
-    wanted = (protocol.num_frames, protocol.size_px, protocol.size_px)
-    if pipeline.clip_shape != wanted:
-        raise Refusal(
-            f"protocol {protocol.name}: the models make clips of (t, h, w) = {pipeline.clip_shape}, expected {wanted}; "
-            "give models of that size, or another protocol"
-        )
-    known = pipeline.transformer.num_classes
-    if SPECS[task_named(task)].is_class_conditional and len(classes) != known:
-        raise Refusal(
-            f"task {task}: the shards have {len(classes)} classes, the transformer knows {known}; give the shards with "
-            "the classes that it was trained on"
-        )
-
-
-def open_evaluation(config: EvaluateConfig, protocol: Protocol, ranks: Ranks) -> Evaluation:
-    """Loads models and networks.
-
-    Raises:
-        Refusal: a folder holds no such model, or weights are missing or other ones.
-    """
-    if config.tokenizer is None:
-        raise Refusal("EvaluateConfig: no value for tokenizer; give a YAML file or KEY=VALUE")
-    pipeline = None
-    if config.transformer:
-        pipeline = MagvitPipeline.from_pretrained(config.tokenizer, config.transformer, ranks.device)
-    tokenizer = pipeline.tokenizer if pipeline else VQGAN.from_pretrained(config.tokenizer).to(ranks.device)
-    paper = asdict(protocol.decoding) if protocol.decoding else {}
-    decoding = load(DecodingConfig, [paper, config.decoding])
-    networks = load_networks(protocol, config.networks, ranks.device)
-    return Evaluation(config, protocol, ranks, networks, tokenizer, pipeline, decoding)
-
-
-def measure(evaluation: Evaluation, task: str, real: RealSet) -> dict[str, list[float]]:
-    """The figures of a task, `TASK/METRIC` -> a value of each fold. Collective."""
-    protocol, networks, ranks = evaluation.protocol, evaluation.networks, evaluation.ranks
-    num_clips = protocol.num_folds * protocol.num_generated
-    tally = new_tally(protocol, task, networks, evaluation.tokenizer.config.codebook_size)
-    own = split_over_ranks(num_clips, ranks.rank, ranks.world_size)
-    sources = [real.source_of(place) for place in range(num_clips)]
-    with progress_bar(task, len(own), unit="clip", is_shown=ranks.is_main) as bar:
-        clips = real.read([sources[place] for place in own], evaluation.config, ranks.device)
-        for start, (given, labels) in zip(own[:: evaluation.config.batch_size], clips, strict=True):
-            places = torch.arange(len(given)) * ranks.world_size + start
-            made = make(evaluation, task, tally, places, given, labels)
-            add_clips(tally, protocol, networks, places, made, given)
-            bar.update(len(given))
-    tally.join(evaluation.sum_over_ranks)
-    return figures(tally, real.statistics, protocol, task, networks, [real.clips[source] for source in sources])
-
-
-@torch.no_grad()
-def make(evaluation: Evaluation, task: str, tally: Tally, places: Tensor, given: Tensor, labels: Tensor) -> Tensor:
-    """Clips of a task, 'b 3 t h w' in [0, 1]; the seed of each is its place's."""
-    if task == RECONSTRUCTION or evaluation.pipeline is None:
-        token_ids = evaluation.tokenizer.tokenize(given)
-        tally.add_codes(token_ids)
-        return evaluation.tokenizer.detokenize(token_ids)
-    made = evaluation.pipeline(
-        task,
-        condition=None if task == "CG" else given,
-        label=labels,
-        decoding=evaluation.decoding,
-        seed=(places + evaluation.seed).tolist(),
-    )
-    return made.clips
+    ranks, networks = evaluation.ranks, evaluation.networks
+    decided_by = [evaluation.protocol.hash, task, models, networks.weights, asdict(evaluation.decoding)]
+    digest = hashlib.sha256(json.dumps([*decided_by, evaluation.seed, real.facts()]).encode()).hexdigest()
+    path = output / MEASURED / f"{task}_{digest[:16]}.json"
+    kept = distributed.tell(path.read_text() if ranks.is_main and path.exists() else "")
+    if kept:
+        return json.loads(kept)
+    if not real.statistics:
+        real.measure(evaluation.config, output / "real", networks, ranks, evaluation.sum_over_ranks)
+    found = measure(evaluation, task, real)
+    if ranks.is_main:
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, found)
+    return found
 
 
 def folders_of(config: EvaluateConfig) -> dict[str, str]:

@@ -143,6 +143,30 @@ def test_statistics_of_the_real_set_are_computed_once(road: Road, alone: Path, t
     assert len(list((tmp_path / "real").iterdir())) == 4
 
 
+def test_an_interrupted_evaluation_goes_on_with_the_task_that_it_was_at(
+    road: Road, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
+    def measure(evaluation: Any, task: str, real: Any) -> dict[str, list[float]]:
+        measured.append(task)
+        if measured.count("FP") == 1 and task == "FP":
+            raise KeyboardInterrupt
+        return one_task(evaluation, task, real)
+
+    one_task = evaluate.measure
+    monkeypatch.setattr(evaluate, "measure", measure)
+    told = arguments(road, tmp_path, batch_size=3)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main(told)
+    assert not (tmp_path / "out" / "toy.json").exists()
+    evaluate.main(told)
+    assert measured == ["reconstruction", "FP", "FP", "CG"]
+    assert figures(tmp_path) == figures(alone)
+    # A finished one leaves nothing behind, and with other settings nothing would have been taken.
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "real", "toy.json"]
+
+
 def spoiled(road: Road, folder: Path) -> Path:
     """The tokenizer with a weight that is not a number."""
     shutil.copytree(road.run_3d / "export", folder)
