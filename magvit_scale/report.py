@@ -36,8 +36,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     folders = list(dict.fromkeys(map(Path, config.runs)))
     results = [_read_results(folder) for folder in folders]
     records = [read_record(folder, _evaluations(found)) for folder, found in zip(folders, results, strict=True)]
-    for record in records:
-        _write(record.folder / PAGE, single.render(record))
+    if len(records) == 1 and config.output:
+        _write(Path(config.output), single.render(records[0]))
+    else:
+        for record in records:
+            _write(record.folder / PAGE, single.render(record))
     if len(records) > 1:
         _compare(records, results, Path(config.output or folders[0].parent / "comparison.html"))
     _judge(records, is_fatal=config.gate == "fail")
@@ -51,11 +54,17 @@ def _with_runs_as_key(arguments: list[str]) -> list[str]:
 
 
 def _read_results(folder: Path) -> Results:
-    """Of evaluation/*.json those that are results of a protocol; others are named and left out."""
+    """Of evaluation/*.json those that are results of a protocol, and of what a watcher left for every checkpoint the
+    newest; others are named and left out.
+    """
+    paths = {path.stem: path for path in sorted(folder.glob("evaluation/*.json"))}
+    watched = sorted([*folder.glob("evaluation/step_*/*.json"), *folder.glob("*/evaluation/step_*/*.json")])
+    newest = {path.stem: path for path in watched}  # the last of a name stays
+    paths |= {f"{name}, {path.parent.name}": path for name, path in newest.items()}
     results = {}
-    for path in sorted(folder.glob("evaluation/*.json")):
+    for name, path in paths.items():
         try:
-            results[path.stem] = read_result(path)
+            results[name] = read_result(path)
         except Refusal as refusal:
             print(f"left out: {refusal}", file=sys.stderr)  # noqa: T201
     return results

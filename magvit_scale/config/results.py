@@ -146,7 +146,7 @@ class ReportConfig:
     """RUN...: folders as `make demo` makes them (training runs, generated/, judgement/, evaluation/*.json; anything may
     be missing), or training runs."""
     output: str | None = None
-    """The page that compares several; null takes comparison.html beside the first."""
+    """Of one RUN its page; of several the page that compares them, null takes comparison.html beside the first."""
     gate: Literal["fail", "warn"] = "fail"
     """What a figure below its baseline does: end non-zero, or only say so."""
 

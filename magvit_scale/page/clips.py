@@ -45,7 +45,7 @@ class Samples:
 
     tasks: Mapping[Task, TaskSamples]
     trajectories: Mapping[Task, Trajectory]
-    fps: int
+    fps: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def read_samples(path: Path) -> Samples:
     trajectories = {
         task: _trajectory(path, arrays, task) for task in TASK_WORDS if f"trajectory/{task}/clips" in arrays
     }
-    return Samples(tasks=tasks, trajectories=trajectories, fps=int(arrays["fps"]))
+    return Samples(tasks=tasks, trajectories=trajectories, fps=float(arrays["fps"]))
 
 
 def read_reconstructions(path: Path) -> Reconstructions:

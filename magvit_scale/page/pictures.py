@@ -24,7 +24,7 @@ NUM_OPEN = 4
 """Samples that are seen without a click."""
 
 
-def strips(panels: Sequence[tuple[str, Clips]], captions: Sequence[str], fps: int, max_bytes: int) -> str:
+def strips(panels: Sequence[tuple[str, Clips]], captions: Sequence[str], fps: float, max_bytes: int) -> str:
     """Samples as figures, the panels of a sample beside each other.
 
     Args:
@@ -51,7 +51,7 @@ def strips(panels: Sequence[tuple[str, Clips]], captions: Sequence[str], fps: in
     return f'<div class="strips">{first}</div>{more}'
 
 
-def moving_picture(frames: Clips, fps: int, alt: str, width_px: int, style: str = "") -> str:
+def moving_picture(frames: Clips, fps: float, alt: str, width_px: int, style: str = "") -> str:
     """One clip `t h w c` as two images that hold their own data: a moving one and its middle frame.
 
     Args:
@@ -85,7 +85,7 @@ def enlargement(size_px: int, target_px: int = PANEL_PX) -> int:
     return max(1, round(target_px / size_px))
 
 
-def _strip(titles: Sequence[str], clips: Sequence[Clips], caption: str, fps: int) -> str:
+def _strip(titles: Sequence[str], clips: Sequence[Clips], caption: str, fps: float) -> str:
     width = clips[0].shape[2]
     gap, factor = max(1, width // 16), enlargement(width)
     blank = np.zeros_like(clips[0][:, :, :gap])

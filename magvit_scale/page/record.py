@@ -41,7 +41,7 @@ class Record:
         return self.results.get("gates", [])
 
     @property
-    def fps(self) -> int:
+    def fps(self) -> float:
         """Frames per second of its moving pictures."""
         return self.samples.fps if self.samples else 8
 

@@ -38,7 +38,7 @@ def gates(gates: Sequence[Mapping[str, Any]]) -> str:
     return table("Claims", ["claim", "verdict", "measured", "baseline"], rows) if rows else ""
 
 
-def reconstructions(reconstructions: Reconstructions | None, fps: int) -> str:
+def reconstructions(reconstructions: Reconstructions | None, fps: float) -> str:
     """Originals beside what the tokenizer makes of them."""
     if reconstructions is None:
         return ""
@@ -116,7 +116,7 @@ def _listing(text: str) -> str:
     return f'<pre tabindex="0">{escape(text)}</pre>'
 
 
-def _steps(trajectory: Trajectory, fps: int, name: str) -> str:
+def _steps(trajectory: Trajectory, fps: float, name: str) -> str:
     width = trajectory.clips.shape[3] * enlargement(trajectory.clips.shape[3])
     pictures = [
         moving_picture(clip, fps, f"{name}, step {step}", width) for step, clip in enumerate(trajectory.clips, start=1)

@@ -111,7 +111,7 @@ def _at(results: Results, path: Sequence[str]) -> float | None:
     return None if found == {} else found
 
 
-def _task(found: Mapping[str, TaskSamples], task: Task, fps: int, max_bytes: int) -> str:
+def _task(found: Mapping[str, TaskSamples], task: Task, fps: float, max_bytes: int) -> str:
     groups = grouped(found, _unlike_questions)
     return "".join(_strips(members, task, fps, max_bytes // len(groups)) for members, _ in groups)
 
@@ -121,7 +121,7 @@ def _unlike_questions(ours: TaskSamples, theirs: TaskSamples) -> str:
     return "" if is_same else "they were given other clips"
 
 
-def _strips(group: Mapping[str, TaskSamples], task: Task, fps: int, max_bytes: int) -> str:
+def _strips(group: Mapping[str, TaskSamples], task: Task, fps: float, max_bytes: int) -> str:
     first = next(iter(group.values()))
     made = [(name, clips.generated) for name, clips in group.items()]
     return strips([(condition_name(task), first.condition), *made, ("real", first.real)], first.names, fps, max_bytes)

@@ -168,3 +168,21 @@ def test_curves_are_explained_and_in_the_order_of_the_words(root: Path) -> None:
     for key in set(values) - {"new/thing"}:
         assert f"<span>{CURVE_WORDS[key]}" in text, key
     assert {key.split("/")[0] for key in CURVE_WORDS} <= GROUP_WORDS.keys()
+
+
+def test_one_page_goes_where_it_is_asked_for(root: Path, tmp_path: Path) -> None:
+    main([str(root), f"output={tmp_path / 'elsewhere' / 'page.html'}"])
+    assert (tmp_path / "elsewhere" / "page.html").is_file()
+    assert not (root / "report.html").exists()
+
+
+def test_of_a_watchers_results_the_newest_is_shown(root: Path) -> None:
+    for step, fvd in ((100, 80.5), (1200, 60.25)):
+        folder = root / "commit" / "evaluation" / f"step_{step:08d}"
+        folder.mkdir(parents=True)
+        write_evaluation(folder, "bair", [fvd])
+        (folder / "evaluation" / "bair.json").rename(folder / "bair.json")
+    text = text_of(root)
+    assert "bair, step_00001200" in text
+    assert "60.25" in text
+    assert "80.50" not in text
