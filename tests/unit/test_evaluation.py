@@ -8,7 +8,7 @@ import torch
 
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import EvaluateConfig, Refusal, TransformerConfig, VQGANConfig
-from magvit_scale.evaluate import choose_tasks, refuse_other_models
+from magvit_scale.evaluation import choose_tasks, refuse_other_models
 from magvit_scale.metrics.protocol import Protocol, RealClips
 from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.vqgan.autoencoder import VQGAN
