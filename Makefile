@@ -18,7 +18,7 @@ export PYTHONPATH := $(CURDIR)
 export VIDEOS ROOT MINUTES
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slurm faults bench-data bench-training claims check clean
+.PHONY: help install demo test test-slurm faults bench-data bench-training claims check clean bench-growth
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -56,6 +56,12 @@ claims: install  ## the paper's claims at the demo's scale, an hour of one core;
 	@for name in inflation conditioning losses tasks decoding; do \
 		OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.claims.$$name "root=\"$$ROOT\"" || exit 1; done
 	$(BIN)/python -m benchmarks.claims.page
+
+bench-growth: install  ## how cost grows, a run of 1,024 GPUs on paper, its data plane; six minutes; into docs/benchmarks.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.at_scale
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.data_plane
+	$(BIN)/python -m benchmarks.table
 
 check: $(INSTALLED)  ## style, types, import directions
 	$(BIN)/ruff check $(SOURCES)
