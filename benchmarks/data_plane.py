@@ -48,13 +48,18 @@ OUTPUT = RESULTS / "data_plane.json"
 WINDOWS, CANVASES = (None, 8), ("z", "FP")
 NOTE = f"""{NUM_SAMPLES:,} samples in {NUM_SHARDS:,} clip shards or {TOKEN_SHARDS:,} token shards; {WORLD:,} ranks x
 {WORKERS} workers, {PER_RANK} samples per rank and step, {RANKS_PER_NODE} ranks per node. The shards are stubs: indexes,
-headers and labels are real, videos and tokens are holes. CPU-s of one core, everything in the page cache. Window: the
-setting clips.shuffle_window, null shuffles all."""
+headers and labels are real, videos and tokens are holes. CPU-s of one core, everything in the page cache. Window:
+clips.shuffle_window, null shuffles all. A step takes {WORLD * PER_RANK:,} samples and a window of 8 shards holds
+{8 * PER_SHARD:,}: so all ranks are in the same few shards at once, and a node of a remote data set fetches every shard
+for a hundredth of its samples."""
 
 
 def main() -> None:
     """Measures everything and writes results/data_plane.json."""
     groups: dict[str, Mapping[str, Any]] = {}
+    # A token shard holds a file open, and most systems begin with 1,024.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with tempfile.TemporaryDirectory() as name:
         clips, tokens = Path(name, "clips"), Path(name, "tokens")
         write_stub_clips(clips, NUM_SHARDS, PER_SHARD)

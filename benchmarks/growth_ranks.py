@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.laws import sent_bytes, zero_bytes
+from benchmarks.laws import sent_bytes, sequence_length, zero_bytes
 from benchmarks.measure import cpu_seconds
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.config import OptimConfig, RunConfig, TransformerConfig
@@ -28,9 +28,10 @@ from slurm.job import free_port
 
 WORLDS, STAGES, BATCH, STEPS = (1, 2, 4), (0, 1, 2, 3), 8, 3
 MODEL = TransformerConfig(
-    num_layers=4, hidden_size=128, mlp_dim=512, num_heads=4, latent_shape=(4, 8, 8), codebook_size=1024, num_classes=16,
-    dropout=0.0,
+    num_layers=2, hidden_size=384, mlp_dim=1536, num_heads=6, latent_shape=(4, 4, 4), codebook_size=1024,
+    num_classes=16, dropout=0.0,
 )  # fmt: skip
+"""Whose matrices are above the 100,000 values below which ZeRO 3 leaves a parameter whole on every rank."""
 MIB = 2**20
 COLLECTIVES = {
     "allreduce_": "all_reduce", "allreduce_coalesced_": "all_reduce", "reduce_": "reduce", "broadcast_": "broadcast",
@@ -121,7 +122,7 @@ def measure_stage(stage: int, ranks: Any) -> dict[str, Any]:
     parameters = sum(parameter.nbytes for parameter in model.parameters())
     run = RunConfig(folder="none", steps=1, global_batch_size=BATCH, deepspeed=f"configs/deepspeed/zero{stage}.json")
     engine = distributed.build_engine("transformer", model, decayed_parameters(model), run, OptimConfig(), ranks)
-    sequence = torch.zeros(BATCH // ranks.world_size, 258, dtype=torch.int64)
+    sequence = torch.zeros(BATCH // ranks.world_size, sequence_length(MODEL), dtype=torch.int64)
 
     def step() -> None:
         engine.backward(engine(sequence).logsumexp(-1).mean())
