@@ -91,25 +91,26 @@ def transformer_point(model: TransformerConfig, batch: int, value: float, ranks:
     kept = count_kept(
         lambda: CommitTransformer(model), lambda net: net(torch.empty(shape, dtype=torch.int64)).logsumexp(-1).mean()
     )
-    step = lambda: commit_step(engine, [data], 0, config, ("z",), lambda losses: None)  # noqa: E731
+
+    def step() -> Any:
+        return commit_step(engine, [data], 0, config, ("z",), lambda losses: None)
+
     return Point(value, step, kept, transformer_flops(model, batch), transformer_kept(model, batch))
 
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The VQGAN
 
 FRAMES, SIDE, VQGAN_BATCH, WIDTH = 8, 32, 2, 16
 
 
 def vqgan_axes(ranks: Ranks) -> dict[str, list[Callable[[], Point]]]:
     """The same of the 3D VQGAN with its discriminator, r1 and LeCam."""
-    base = vqgan_point(FRAMES, SIDE, VQGAN_BATCH, WIDTH, ranks, None)
-    _, flops = count_flops(base.step)
-    laws = (flops, base.kept)
+    base_step, base_kept = vqgan_work(FRAMES, SIDE, VQGAN_BATCH, WIDTH, ranks)
+    _, base_flops = count_flops(base_step)
 
     def point(value: int, frames: int = FRAMES, side: int = SIDE, batch: int = VQGAN_BATCH, width: int = WIDTH
               ) -> Callable[[], Point]:  # fmt: skip
-        return lambda: replace(vqgan_point(frames, side, batch, width, ranks, laws), value=value)
+        size, wide = frames / FRAMES * (side / SIDE) ** 2 * batch / VQGAN_BATCH, width / WIDTH
+        laws = (base_flops * size * wide**2, base_kept * size * wide)
+        return lambda: Point(value, *vqgan_work(frames, side, batch, width, ranks), *laws)
 
     return {
         "3D VQGAN, frames: law linear": [point(frames, frames=frames) for frames in (4, 8, 16, 32)],
@@ -119,10 +120,8 @@ def vqgan_axes(ranks: Ranks) -> dict[str, list[Callable[[], Point]]]:
     }
 
 
-def vqgan_point(
-    frames: int, side: int, batch: int, width: int, ranks: Ranks, laws: tuple[float, float] | None
-) -> Point:
-    """A step of stage 1 of this size; `laws`: FLOPs and kept bytes of the base."""
+def vqgan_work(frames: int, side: int, batch: int, width: int, ranks: Ranks) -> tuple[Callable[[], Any], int]:
+    """A step of stage 1 of this size, and the bytes that its generator keeps."""
     model = VQGANConfig(base_channels=width, channel_multipliers=(1, 2, 2), num_res_blocks=1, num_groups=8,
                         temporal_downsample=(True, False), embedding_dim=16, codebook_size=256)  # fmt: skip
     config = TrainVQGANConfig(
@@ -133,10 +132,7 @@ def vqgan_point(
     training = replace(build_training(config, ranks, *build_models(config)), guard=lambda losses: None)
     clip = torch.rand(batch, 3, frames, side, side)
     kept = count_kept(lambda: VQGAN(model), lambda net: _reconstruct(net, torch.empty(clip.shape)))
-    size = frames / FRAMES * (side / SIDE) ** 2 * batch / VQGAN_BATCH
-    flops, base_kept = laws or (0.0, 0.0)
-    wide = width / WIDTH
-    return Point(0, lambda: vqgan_step(training, [clip], 0), kept, flops * size * wide**2, base_kept * size * wide)
+    return lambda: vqgan_step(training, [clip], 0), kept
 
 
 def _reconstruct(model: nn.Module, clip: Tensor) -> Tensor:
