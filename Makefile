@@ -3,12 +3,14 @@
 PYTHON ?= python3
 MINUTES ?= 15
 VIDEOS ?=
+STORE ?= false
 ROOT ?= $(if $(VIDEOS),runs/demo_videos,runs/demo)
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 OP_BUILT := $(VENV)/op_built
+GPU_NEEDS := .gpu_needs
 SOURCES := magvit_scale data_prep slurm benchmarks tests setup.py
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -18,7 +20,7 @@ export PYTHONPATH := $(CURDIR)
 export VIDEOS ROOT MINUTES
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slurm faults bench-data bench-training claims check clean bench-growth
+.PHONY: help install demo test test-slurm faults bench-data bench-training claims check clean bench-growth bench gpu-check
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -40,6 +42,14 @@ faults: install  ## only the tests that kill, damage, fill disks and cut connect
 	MAGVIT_NUM_KILLS=$${MAGVIT_NUM_KILLS:-100} $(BIN)/python -m pytest -q tests/integration/test_*faults.py \
 		tests/integration/test_interruptions.py tests/integration/test_run_*.py tests/integration/test_elastic_runs.py \
 		tests/unit/data/test_remote.py tests/unit/data_prep/test_list_videos_killed.py
+
+bench: install  ## speed beside its ceilings on one core, five minutes, and what moved; STORE=true stores it
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed store=$(STORE)
+	$(BIN)/python -m benchmarks.table
+
+gpu-check: $(GPU_NEEDS)  ## the same on a GPU, stored, with the torch (2.11 or later) and the numpy that PYTHON has
+	PYTHONPATH="$(CURDIR):$(CURDIR)/$(GPU_NEEDS)" "$(PYTHON)" -m benchmarks.speed device=cuda rounds=5 store=true
+	"$(PYTHON)" -m benchmarks.table
 
 bench-data: install  ## the data side beside its peers, three minutes; figures into docs/benchmarks.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.data
@@ -70,7 +80,7 @@ check: $(INSTALLED)  ## style, types, import directions
 	$(BIN)/lint-imports --no-cache
 
 clean:  ## remove .venv and the tools' caches; runs/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache magvit_scale.egg-info build
+	rm -rf $(VENV) $(GPU_NEEDS) .mypy_cache .ruff_cache .pytest_cache magvit_scale.egg-info build
 
 $(BIN)/python:
 	@case "$(CURDIR)" in *[[:space:]]*) echo "found a blank in $(CURDIR), which torch's compiler flags cannot take;" \
@@ -83,6 +93,11 @@ $(INSTALLED): setup.py constraints.txt | $(BIN)/python
 	@echo "== installing the package and its tools into $(VENV): some minutes, once =="
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e ".[dev]" -c constraints.txt
 	@touch $@
+
+# What the speed benchmark needs besides torch and numpy, beside whatever Python: a machine with a GPU and no network can
+# be given this folder.
+$(GPU_NEEDS):
+	"$(PYTHON)" -m pip install --quiet --disable-pip-version-check --no-deps --target $@ einops omegaconf PyYAML safetensors
 
 # DeepSpeed compiles its communication for CPUs at the first start; done here once, so that no run waits for it or is
 # killed in the middle of it. Without a compiler DeepSpeed does without.

@@ -2,14 +2,16 @@
 
 The paper names no network. `lpips_vgg` is what most tokenizers train with; `resnet50_logits` is the recipe of the
 released code, whose own weights were never released (spec sections 4.3 and 13.3).
+
+lpips and torchvision are imported where a network of theirs is built: the step around it runs without them.
 """
 
-import lpips
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torchvision.models import resnet50
 
 from magvit_scale.config import Perceptual, Refusal
 from magvit_scale.padding import pad_same
@@ -85,6 +87,8 @@ def _build_distance(kind: Perceptual) -> nn.Module:
     if kind == "resnet50_logits":
         return LogitDistance(_resnet50_same())
     if kind == "random":
+        import lpips
+
         # AlexNet, since untrained features are no better for being VGG16's 20 times dearer ones.
         return LpipsDistance(lpips.LPIPS(net="alex", pnet_rand=True, verbose=False))
     raise ValueError(f"perceptual={kind} has no network")
@@ -93,8 +97,8 @@ def _build_distance(kind: Perceptual) -> nn.Module:
 class LpipsDistance(nn.Module):
     """Mean LPIPS of two sets of frames."""
 
-    def __init__(self, network: lpips.LPIPS) -> None:
-        """`network`: its trunk and its heads are called, not itself."""
+    def __init__(self, network: Any) -> None:
+        """`network`: an `lpips.LPIPS` or alike; its trunk and its heads are called, not itself."""
         super().__init__()
         self.network = network
 
@@ -140,6 +144,8 @@ def _to_resnet_size(frames: Tensor) -> Tensor:
 
 def _lpips_vgg() -> nn.Module:
     """LPIPS with the heads of its package; left to itself it would download the trunk."""
+    import lpips
+
     path = find_weights("vgg16-in1k-v1")
     network = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
     weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -155,6 +161,8 @@ def _resnet50_same() -> nn.Module:
     The official network has no rectifier between its first batch norm and its first pool. These weights were trained
     with one, so it stays.
     """
+    from torchvision.models import resnet50
+
     path = find_weights("resnet50-v1")
     network = resnet50(weights=None)
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

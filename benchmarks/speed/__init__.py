@@ -1,0 +1,1 @@
+"""How close to the machine: every figure beside its floor, which the same run measures."""

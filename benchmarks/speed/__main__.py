@@ -1,0 +1,133 @@
+"""Speed beside its ceilings: `python -m benchmarks.speed [device=cuda] [store=true]`; on the CPU about five minutes of
+one core.
+
+Prints every figure and what moved since the figures in benchmarks/results/speed_<device>.json, which only store=true
+overwrites.
+"""
+
+import gc
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import write_results
+from benchmarks.speed.ceilings import Kernel, build_kernels, take_turn
+from benchmarks.speed.figures import Figure, Round, Workload, measure
+from benchmarks.speed.plan import PLANS, Arithmetic, Plan, SpeedConfig, rounding_as
+from benchmarks.speed.record import NOTE, ceilings, device_name, what_moved
+from benchmarks.speed.targets import targets
+from benchmarks.speed.training_steps import training
+from benchmarks.speed.workloads import inference
+from magvit_scale.config import Refusal, parse, refusals_end_the_program
+from magvit_scale.training.peak import peak_flops
+
+RESULTS = Path(__file__).parents[1] / "results"
+TITLES = {"cpu": "Speed on the CPU", "cuda": "Speed on a GPU"}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measures, prints, and stores where it is asked to."""
+    with refusals_end_the_program("speed"):
+        config = parse(SpeedConfig, argv)
+        refuse_impossible(config)
+        path = RESULTS / f"speed_{config.device}.json"
+        figures, rounds = run(PLANS[config.device], config)
+        groups = group(figures, rounds, config)
+        report(json.loads(path.read_text()) if path.exists() else None, groups, config)
+        if config.store:
+            command = f"python -m benchmarks.speed device={config.device} store=true"
+            write_results(path, TITLES[config.device], command, groups, NOTE)
+
+
+def refuse_impossible(config: SpeedConfig) -> None:
+    """Before anything is measured."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise Refusal("device=cuda: found no GPU that torch can use; take device=cpu")
+    if config.store and config.only:
+        raise Refusal(f"store=true with only={config.only}: the stored file holds all figures; leave one of them out")
+    if config.rounds < 1:
+        raise Refusal(f"rounds={config.rounds}: expected at least 1")
+
+
+def run(plan: Plan, config: SpeedConfig) -> tuple[dict[str, Figure], dict[Arithmetic, list[Round]]]:
+    """All figures by name, and the rounds behind them, arithmetic by arithmetic."""
+    device, figures, rounds = torch.device(config.device), dict[str, Figure](), dict[Arithmetic, list[Round]]()
+    for arithmetic in plan.ceilings_in:
+        with rounding_as(arithmetic):
+            kernels = build_kernels(plan, arithmetic, device)
+            if arithmetic not in plan.figures_in:
+                rounds[arithmetic] = [Round(take_turn(kernels), {}) for _ in range(config.rounds)]
+        for workload in workloads(plan, arithmetic, device):
+            if config.only in workload.name:
+                found, own = measured(workload, kernels, config)
+                figures |= found
+                rounds.setdefault(arithmetic, []).extend(own)
+    return figures, rounds
+
+
+def measured(
+    workload: Workload, kernels: Sequence[Kernel], config: SpeedConfig
+) -> tuple[dict[str, Figure], list[Round]]:
+    """A workload's figures, told as they come; none where the device has too little memory for it."""
+    try:
+        found, rounds = measure(workload, kernels, torch.device(config.device), config.rounds)
+    except torch.OutOfMemoryError:
+        found, rounds = {}, []
+        sys.stdout.write(f"{workload.name}, {workload.arithmetic}: left out, more memory than the device has\n")
+    tell(found)
+    gc.collect()
+    torch.cuda.empty_cache()
+    return found, rounds
+
+
+def workloads(plan: Plan, arithmetic: Arithmetic, device: torch.device) -> list[Workload]:
+    """In the order of the table."""
+    if arithmetic not in plan.figures_in:
+        return []
+    return [*inference(plan, arithmetic, device), *training(plan, arithmetic, device)]
+
+
+def tell(figures: dict[str, Figure]) -> None:
+    """A line for each."""
+    for name, figure in figures.items():
+        sys.stdout.write(
+            f"{name}: {figure.seconds:.4g} s ({figure.lowest:.4g} - {figure.highest:.4g}), "
+            f"{figure.of_floor:.1%} of its floor\n"
+        )
+        sys.stdout.flush()
+
+
+def group(
+    figures: dict[str, Figure], rounds: dict[Arithmetic, list[Round]], config: SpeedConfig
+) -> dict[str, dict[str, Any]]:
+    """The tables of the stored file."""
+    device = torch.device(config.device)
+    return {
+        "Set-up": {"device": device_name(device), "torch": torch.__version__},
+        "Ceilings": ceilings(rounds),
+        "Figures": (rows := {name: _rounded(asdict(figure)) for name, figure in figures.items()}),
+    } | ({"Targets": targets(rows, peak_flops(device, "bf16").flops_per_s)} if config.device == "cuda" else {})
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    """Four significant digits: more would be of one machine's noise."""
+    return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}
+
+
+def report(stored: dict[str, Any] | None, groups: dict[str, dict[str, Any]], config: SpeedConfig) -> None:
+    """What moved, where there is something to compare with."""
+    if stored is None:
+        sys.stdout.write("nothing stored to compare with; store=true stores these figures\n")
+        return
+    before = {name: row for name, row in stored["figures"]["Figures"].items() if config.only in name}
+    lines = what_moved(before, groups["Figures"])
+    sys.stdout.write("\n".join(lines or ["no figure moved by more than its spread"]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
