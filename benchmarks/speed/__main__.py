@@ -18,7 +18,8 @@ import torch
 from benchmarks.measure import write_results
 from benchmarks.speed.ceilings import Kernel, build_kernels, take_turn
 from benchmarks.speed.figures import Figure, Round, Workload, measure
-from benchmarks.speed.plan import PLANS, Arithmetic, Plan, SpeedConfig, rounding_as
+from benchmarks.speed.peers import PEERS, not_installed, peers
+from benchmarks.speed.plan import PLANS, Arithmetic, Plan, Setting, SpeedConfig, rounding_as
 from benchmarks.speed.record import NOTE, ceilings, device_name, what_moved
 from benchmarks.speed.targets import targets
 from benchmarks.speed.training_steps import training
@@ -56,17 +57,17 @@ def refuse_impossible(config: SpeedConfig) -> None:
 
 def run(plan: Plan, config: SpeedConfig) -> tuple[dict[str, Figure], dict[Arithmetic, list[Round]]]:
     """All figures by name, and the rounds behind them, arithmetic by arithmetic."""
-    device, figures, rounds = torch.device(config.device), dict[str, Figure](), dict[Arithmetic, list[Round]]()
+    figures, rounds = dict[str, Figure](), dict[Arithmetic, list[Round]]()
     for arithmetic in plan.ceilings_in:
+        setting = Setting(plan, arithmetic, torch.device(config.device))
         with rounding_as(arithmetic):
-            kernels = build_kernels(plan, arithmetic, device)
-            if arithmetic not in plan.figures_in:
-                rounds[arithmetic] = [Round(take_turn(kernels), {}) for _ in range(config.rounds)]
-        for workload in workloads(plan, arithmetic, device):
+            kernels = build_kernels(setting)
+            rounds[arithmetic] = [Round(take_turn(kernels), {})]
+        for workload in workloads(setting):
             if config.only in workload.name:
                 found, own = measured(workload, kernels, config)
                 figures |= found
-                rounds.setdefault(arithmetic, []).extend(own)
+                rounds[arithmetic] += own
     return figures, rounds
 
 
@@ -85,11 +86,11 @@ def measured(
     return found, rounds
 
 
-def workloads(plan: Plan, arithmetic: Arithmetic, device: torch.device) -> list[Workload]:
+def workloads(setting: Setting) -> list[Workload]:
     """In the order of the table."""
-    if arithmetic not in plan.figures_in:
+    if setting.arithmetic not in setting.plan.figures_in:
         return []
-    return [*inference(plan, arithmetic, device), *training(plan, arithmetic, device)]
+    return [*inference(setting), *training(setting), *peers(setting)]
 
 
 def tell(figures: dict[str, Figure]) -> None:
@@ -106,12 +107,21 @@ def group(
     figures: dict[str, Figure], rounds: dict[Arithmetic, list[Round]], config: SpeedConfig
 ) -> dict[str, dict[str, Any]]:
     """The tables of the stored file."""
-    device = torch.device(config.device)
-    return {
+    device, own = torch.device(config.device), _rows(figures, of_peers=False)
+    groups = {
         "Set-up": {"device": device_name(device), "torch": torch.__version__},
         "Ceilings": ceilings(rounds),
-        "Figures": (rows := {name: _rounded(asdict(figure)) for name, figure in figures.items()}),
-    } | ({"Targets": targets(rows, peak_flops(device, "bf16").flops_per_s)} if config.device == "cuda" else {})
+        "Figures": own,
+        "Peers, networks of other designs": _rows(figures, of_peers=True),
+        "Peers that were not there": not_installed(),
+    }
+    if config.device == "cuda":
+        groups["Targets"] = targets(own, peak_flops(device, "bf16").flops_per_s)
+    return {heading: rows for heading, rows in groups.items() if rows}
+
+
+def _rows(figures: dict[str, Figure], *, of_peers: bool) -> dict[str, dict[str, Any]]:
+    return {name: _rounded(asdict(row)) for name, row in figures.items() if name.startswith(tuple(PEERS)) == of_peers}
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from benchmarks.speed.plan import Arithmetic, Plan, Shape
+from benchmarks.speed.plan import Arithmetic, Setting, Shape
 from benchmarks.speed.timing import Timed, Work, warmed_up
 
 KernelKind = Literal["product", "convolution", "copy"]
@@ -30,9 +30,9 @@ class Kernel:
     timed: Timed
 
 
-def build_kernels(plan: Plan, arithmetic: Arithmetic, device: torch.device) -> list[Kernel]:
+def build_kernels(setting: Setting) -> list[Kernel]:
     """All of one arithmetic; call and run them inside `rounding_as` it."""
-    dtype = DTYPES[arithmetic]
+    plan, device, dtype = setting.plan, setting.device, DTYPES[setting.arithmetic]
     channels, clips = plan.vqgan.base_channels * plan.vqgan.channel_multipliers[1], plan.clips
     names = {
         f"3D convolution, {clips} x {channels} x {' x '.join(map(str, plan.clip))}, {name}": memory_format

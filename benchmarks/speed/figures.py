@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from benchmarks.speed.ceilings import Kernel, Turn, take_turn
 from benchmarks.speed.counting import Needs, count_needs
-from benchmarks.speed.plan import Arithmetic, rounding_as
+from benchmarks.speed.plan import Arithmetic, Shape, rounding_as
 from benchmarks.speed.timing import Timed, Work, warmed_up
 
 
@@ -124,3 +125,13 @@ def reference_of(needs: Needs, turn: Turn) -> int:
     shares = {kind: flops / turn.rates[kind] for kind, flops in needs.flops.items() if flops}
     kind = max(shares, key=lambda each: shares[each])
     return [kernel.kind for kernel in turn.kernels].index(kind)
+
+
+def words(shape: Shape) -> str:
+    """A shape for the table."""
+    return " x ".join(map(str, shape))
+
+
+def count_parameters(networks: Sequence[nn.Module]) -> int:
+    """Of all of them."""
+    return sum(parameter.numel() for network in networks for parameter in network.parameters())

@@ -55,6 +55,15 @@ class Plan:
     copied_mib: int
 
 
+@dataclass(frozen=True)
+class Setting:
+    """How a plan is carried out."""
+
+    plan: Plan
+    arithmetic: Arithmetic
+    device: torch.device
+
+
 PAPER: Shape = (16, 128, 128)
 VQGAN_B, DISCRIMINATOR_B = VQGANConfig(), DiscriminatorConfig(ndim=3)
 BERT_B = TransformerConfig(codebook_size=1024, num_classes=101)

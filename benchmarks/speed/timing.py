@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import cpu_seconds
+from benchmarks.speed.plan import Setting
 
 Work = Callable[[], Any]
 SHORTEST_S = 0.1
@@ -46,13 +47,24 @@ class Timed:
 
 def warmed_up(work: Work, device: torch.device) -> Timed:
     """Decides on the repeats by the second run on a CPU and the third on a GPU; for work of seconds by the first."""
-    seconds = Timed(work, device).seconds()
-    for _ in range(2 if device.type == "cuda" else 1):
-        if device.type == "cuda" or seconds < LONG_S:
-            seconds = Timed(work, device).seconds()
+    for _ in range(3 if device.type == "cuda" else 2):
+        seconds = Timed(work, device).seconds()
+        if device.type == "cpu" and seconds > LONG_S:
+            break
     return Timed(work, device, repeats_for(seconds))
 
 
 def repeats_for(seconds: float) -> int:
     """How often work of so many seconds is repeated in one measurement."""
     return max(1, ceil(SHORTEST_S / max(seconds, 1e-6)))
+
+
+def inferring(work: Work, setting: Setting) -> Work:
+    """The work without gradients, under autocast for bf16."""
+
+    @torch.no_grad()
+    def inner() -> Any:
+        with torch.autocast(setting.device.type, dtype=torch.bfloat16, enabled=setting.arithmetic == "bf16"):
+            return work()
+
+    return inner

@@ -8,9 +8,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from benchmarks.speed.figures import Built, Workload
-from benchmarks.speed.plan import Arithmetic, Plan
-from benchmarks.speed.workloads import count_parameters, latents_of, transformer_config, words
+from benchmarks.speed.figures import Built, Workload, count_parameters, words
+from benchmarks.speed.plan import Setting
+from benchmarks.speed.workloads import latents_of, transformer_config
 from magvit_scale.commit.step import commit_step
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import (
@@ -34,27 +34,28 @@ VGG16_WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 51
 GUARD = finite_guard(lambda is_broken: [is_broken])
 
 
-def training(plan: Plan, arithmetic: Arithmetic, device: torch.device) -> list[Workload]:
+def training(setting: Setting) -> list[Workload]:
     """The figures of one arithmetic."""
-    small = words(plan.small_clip)
+    plan = setting.plan
     return [
-        Workload("transformer training step", arithmetic, plan.sequences, words(latents_of(plan, plan.clip)),
-                 partial(_train_transformer, plan, arithmetic, device)),
-        Workload("3D-VQGAN training step, G + D + r1 + perceptual", arithmetic, plan.trained_clips, small,
-                 partial(_train_vqgan, plan, arithmetic, device), plan.small_clip[0] * plan.trained_clips),
+        Workload("transformer training step", setting.arithmetic, plan.sequences, words(latents_of(plan, plan.clip)),
+                 partial(_train_transformer, setting)),
+        Workload("3D-VQGAN training step, G + D + r1 + perceptual", setting.arithmetic, plan.trained_clips,
+                 words(plan.small_clip), partial(_train_vqgan, setting), plan.small_clip[0] * plan.trained_clips),
     ]  # fmt: skip
 
 
-def precision_of(arithmetic: Arithmetic) -> Precision:
-    """As a run's configuration has it."""
-    return "bf16" if arithmetic == "bf16" else "fp32"
+def computing(model: nn.Module, setting: Setting) -> nn.Module:
+    """The model on the device, its forward in the arithmetic, as a run has it."""
+    precision: Precision = "bf16" if setting.arithmetic == "bf16" else "fp32"
+    return compute_in(model.to(setting.device), precision, setting.device)
 
 
 class PlainEngine:
     """What a step asks of an engine, in one process and without DeepSpeed: the same updates by torch's AdamW."""
 
-    def __init__(self, model: nn.Module, optim: OptimConfig, arithmetic: Arithmetic, device: torch.device):
-        self.module = compute_in(model.to(device), precision_of(arithmetic), device)
+    def __init__(self, model: nn.Module, optim: OptimConfig, setting: Setting):
+        self.module = computing(model, setting)
         self.scale = LossScale("fp32")
         self.largest_norm = optim.gradient_clipping or float("inf")
         rates: Any = {"lr": optim.learning_rate, "betas": optim.betas, "weight_decay": optim.weight_decay}
@@ -76,12 +77,12 @@ class PlainEngine:
         return norm
 
 
-def _train_transformer(plan: Plan, arithmetic: Arithmetic, device: torch.device) -> Built:
-    run = RunConfig(folder="none", steps=1, global_batch_size=plan.sequences)
+def _train_transformer(setting: Setting) -> Built:
+    plan, device, size = setting.plan, setting.device, setting.plan.sequences
+    run = RunConfig(folder="none", steps=1, global_batch_size=size)
     model = transformer_config(plan, plan.clip)
     config = TrainCommitConfig(run=run, tokens="none", tokenizer="none", model=model, tasks=("CG",))
-    engine = PlainEngine(CommitTransformer(model), config.optim, arithmetic, device)
-    size = plan.sequences
+    engine = PlainEngine(CommitTransformer(model), config.optim, setting)
     tokens = torch.randint(plan.vqgan.codebook_size, (size, 1, *latents_of(plan, plan.clip)), device=device)
     label = torch.zeros(size, dtype=torch.int64, device=device)
     batch = {"tokens": tokens, "label": label, "position": torch.arange(size)}
@@ -89,17 +90,17 @@ def _train_transformer(plan: Plan, arithmetic: Arithmetic, device: torch.device)
     return Built({"plain": work}, count_parameters([engine.module]))
 
 
-def _train_vqgan(plan: Plan, arithmetic: Arithmetic, device: torch.device) -> Built:
-    generator, judge = VQGAN(plan.vqgan), Discriminator(replace(plan.discriminator, clip_shape=plan.small_clip))
-    perceptual = RandomPerceptual().to(device)
-    engines = [PlainEngine(model, OptimConfig(), arithmetic, device) for model in (generator, judge)]
+def _train_vqgan(setting: Setting) -> Built:
+    plan, device = setting.plan, setting.device
+    models = VQGAN(plan.vqgan), Discriminator(replace(plan.discriminator, clip_shape=plan.small_clip))
+    engines = [PlainEngine(model, OptimConfig(), setting) for model in models]
     state = VQGANTraining(
-        *engines, perceptual=compute_in(perceptual, precision_of(arithmetic), device), loss=VQGANLossConfig(),
+        *engines, perceptual=computing(RandomPerceptual(), setting), loss=VQGANLossConfig(),
         lecam=LeCam(0.999).to(device), mean_over_ranks=lambda own: own, sum_over_ranks=lambda own: own,
         codebook_use=CodebookUse(plan.vqgan.codebook_size, CodebookUseConfig()).to(device), guard=GUARD,
     )  # fmt: skip
     clips = torch.rand(plan.trained_clips, 3, *plan.small_clip, device=device)
-    return Built({"plain": partial(vqgan_step, state, [clips], 0)}, count_parameters([generator, judge]))
+    return Built({"plain": partial(vqgan_step, state, [clips], 0)}, count_parameters(models))
 
 
 class RandomVgg(nn.Module):

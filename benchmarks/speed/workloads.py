@@ -1,39 +1,34 @@
 """What our models do without training: tokenize, detokenize, a transformer's forward, COMMIT sampling."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
-from torch import nn
 
-from benchmarks.speed.figures import Built, Workload
-from benchmarks.speed.plan import Arithmetic, Plan, Shape
-from benchmarks.speed.timing import Work
+from benchmarks.speed.figures import Built, Workload, count_parameters, words
+from benchmarks.speed.peers import official
+from benchmarks.speed.plan import Plan, Setting, Shape
+from benchmarks.speed.timing import inferring
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import TransformerConfig
 from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.vqgan.autoencoder import VQGAN
 
 
-def inference(plan: Plan, arithmetic: Arithmetic, device: torch.device) -> list[Workload]:
+def inference(setting: Setting) -> list[Workload]:
     """The figures of one arithmetic."""
+    plan = setting.plan
     frames, small = plan.clip[0] * plan.clips, words(plan.small_clip)
-    given = (plan, arithmetic, device)
+    rows = (
+        ("tokenize", plan.clips, words(plan.clip), _tokenize, frames),
+        ("detokenize", plan.clips, words(plan.clip), _detokenize, frames),
+        ("transformer forward", plan.sequences, words(latents_of(plan, plan.clip)), _predict, 0),
+        ("COMMIT sampling, 12 steps and detokenize", plan.samples, small, _sample, plan.small_clip[0] * plan.samples),
+    )
     return [
-        Workload("tokenize", arithmetic, plan.clips, words(plan.clip), partial(_tokenize, *given), frames),
-        Workload("detokenize", arithmetic, plan.clips, words(plan.clip), partial(_detokenize, *given), frames),
-        Workload("transformer forward", arithmetic, plan.sequences, words(latents_of(plan, plan.clip)),
-                 partial(_predict, *given)),
-        Workload("COMMIT sampling, 12 steps and detokenize", arithmetic, plan.samples, small,
-                 partial(_sample, *given), plan.small_clip[0] * plan.samples),
-    ]  # fmt: skip
-
-
-def words(shape: Shape) -> str:
-    """A shape for the table."""
-    return " x ".join(map(str, shape))
+        Workload(name, setting.arithmetic, batch, shape, partial(build, setting), frames)
+        for name, batch, shape, build, frames in rows
+    ]
 
 
 def latents_of(plan: Plan, clip: Shape) -> Shape:
@@ -49,43 +44,34 @@ def transformer_config(plan: Plan, clip: Shape) -> TransformerConfig:
     return replace(plan.transformer, latent_shape=latents_of(plan, clip))
 
 
-def built(networks: Sequence[nn.Module], arithmetic: Arithmetic, device: torch.device, plain: Work) -> Built:
-    """Inference as it is: eager, under autocast for bf16, without gradients."""
-
-    @torch.no_grad()
-    def work() -> Any:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=arithmetic == "bf16"):
-            return plain()
-
-    return Built({"plain": work}, count_parameters(networks))
+def _tokenize(setting: Setting) -> Built:
+    plan, device = setting.plan, setting.device
+    model, clip = VQGAN(plan.vqgan).to(device).eval(), torch.rand(plan.clips, 3, *plan.clip, device=device)
+    plain = inferring(lambda: model.tokenize(clip), setting)
+    size = count_parameters([model.encoder, model.quantizer])
+    return Built({"plain": plain, **official("tokenize", setting)}, size)
 
 
-def count_parameters(networks: Sequence[nn.Module]) -> int:
-    """Of all of them."""
-    return sum(parameter.numel() for network in networks for parameter in network.parameters())
-
-
-def _tokenize(plan: Plan, arithmetic: Arithmetic, device: torch.device) -> Built:
-    model = VQGAN(plan.vqgan).to(device).eval()
-    clip = torch.rand(plan.clips, 3, *plan.clip, device=device)
-    return built([model.encoder, model.quantizer], arithmetic, device, lambda: model.tokenize(clip))
-
-
-def _detokenize(plan: Plan, arithmetic: Arithmetic, device: torch.device) -> Built:
+def _detokenize(setting: Setting) -> Built:
+    plan, device = setting.plan, setting.device
     model = VQGAN(plan.vqgan).to(device).eval()
     ids = torch.randint(plan.vqgan.codebook_size, (plan.clips, *latents_of(plan, plan.clip)), device=device)
-    return built([model.decoder, model.quantizer], arithmetic, device, lambda: model.detokenize(ids))
+    plain = inferring(lambda: model.detokenize(ids), setting)
+    size = count_parameters([model.decoder, model.quantizer])
+    return Built({"plain": plain, **official("detokenize", setting)}, size)
 
 
-def _predict(plan: Plan, arithmetic: Arithmetic, device: torch.device) -> Built:
+def _predict(setting: Setting) -> Built:
+    plan, device = setting.plan, setting.device
     model = CommitTransformer(transformer_config(plan, plan.clip)).to(device).eval()
     sequence = torch.randint(plan.vqgan.codebook_size, (plan.sequences, len(model.position.weight)), device=device)
-    return built([model], arithmetic, device, lambda: model.latent_logits(sequence))
+    return Built({"plain": inferring(lambda: model.latent_logits(sequence), setting)}, count_parameters([model]))
 
 
-def _sample(plan: Plan, arithmetic: Arithmetic, device: torch.device) -> Built:
-    tokenizer, config = VQGAN(plan.vqgan).to(device).eval(), transformer_config(plan, plan.small_clip)
-    transformer = CommitTransformer(config).to(device).eval()
+def _sample(setting: Setting) -> Built:
+    plan, device = setting.plan, setting.device
+    tokenizer = VQGAN(plan.vqgan).to(device).eval()
+    transformer = CommitTransformer(transformer_config(plan, plan.small_clip)).to(device).eval()
     pipeline = MagvitPipeline(tokenizer, transformer)
-    networks = [transformer, tokenizer.decoder, tokenizer.quantizer]
-    return built(networks, arithmetic, device, lambda: pipeline("CG", label=0, num_clips=plan.samples).clips)
+    plain = inferring(lambda: pipeline("CG", label=0, num_clips=plan.samples).clips, setting)
+    return Built({"plain": plain}, count_parameters([transformer, tokenizer.decoder, tokenizer.quantizer]))

@@ -149,7 +149,7 @@ def test_all_figures_at_toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
             "transformer training step", "3D-VQGAN training step, G + D + r1 + perceptual",
         )
     ]  # fmt: skip
-    assert len(rounds["fp32"]) == 6
+    assert len(rounds["fp32"]) == 1 + 6
     forward, sampling, step = (list(figures.values())[index] for index in (2, 3, 4))
     assert step.tflop > 2.9 * forward.tflop  # forward, and backward to weights and activations
     assert sampling.frames_per_second == pytest.approx(2 * 4 / sampling.seconds)
