@@ -121,9 +121,8 @@ def summarise(workload: Workload, path: str, parameters: int, needs: Needs, roun
 
 
 def reference_of(needs: Needs, turn: Turn) -> int:
-    """Index of the first kernel of the kind at which the work spends most of its floor."""
-    shares = {kind: flops / turn.rates[kind] for kind, flops in needs.flops.items() if flops}
-    kind = max(shares, key=lambda each: shares[each])
+    """Index of the first kernel of the kind of most operations: the same in every run."""
+    kind = max(needs.flops, key=lambda each: needs.flops[each])
     return [kernel.kind for kernel in turn.kernels].index(kind)
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.speed import peers
 from benchmarks.speed.__main__ import main, run
-from benchmarks.speed.ceilings import Kernel, Turn, convolution_flops
+from benchmarks.speed.ceilings import Kernel, Turn, build_kernels, convolution_flops
 from benchmarks.speed.counting import Needs, count_needs
-from benchmarks.speed.figures import Built, Round, Workload, summarise
-from benchmarks.speed.plan import Plan, SpeedConfig
+from benchmarks.speed.figures import Built, Round, Workload, measure, summarise
+from benchmarks.speed.plan import Plan, Setting, SpeedConfig
 from benchmarks.speed.record import ceilings, what_moved
 from benchmarks.speed.targets import NOT_MEASURED, targets
 from benchmarks.speed.timing import Timed, repeats_for
@@ -154,6 +155,29 @@ def test_all_figures_at_toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert step.tflop > 2.9 * forward.tflop  # forward, and backward to weights and activations
     assert sampling.frames_per_second == pytest.approx(2 * 4 / sampling.seconds)
     assert all(figure.of_floor > 0 and figure.parameters > 0 for figure in figures.values())
+
+
+class Halving(torch.nn.Module):
+    """A peer: one product."""
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        return clip @ torch.eye(clip.shape[-1]) / 2
+
+
+def test_peers_have_rows_where_they_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.speed.timing.SHORTEST_S", 0.0)
+    monkeypatch.delenv("MAGVIT_JAX", raising=False)
+    model = Halving()
+    here = ("torch", lambda: peers.Tokenizer(model, model, lambda ids: model(model(ids))))
+    monkeypatch.setattr(peers, "PEERS", {"here": here, "away": ("no_such_package", here[1])})
+    assert peers.not_installed() == {
+        "away": "no_such_package is not installed", "official JAX code": "MAGVIT_JAX does not name a checkout"
+    }  # fmt: skip
+    tokenize, detokenize = peers.peers(Setting(TOY, "fp32", CPU))
+    kernels = build_kernels(Setting(TOY, "fp32", CPU))
+    (one,), (two,) = (measure(row, kernels, CPU, 1)[0].values() for row in (tokenize, detokenize))
+    assert (tokenize.name, detokenize.name, one.batch) == ("here, tokenize", "here, detokenize", 1)
+    assert 2 * one.tflop == two.tflop == 2 * 2 * 3 * 4 * 16**3 / 1e12
 
 
 @pytest.mark.parametrize(("argument", "words"), [("rounds=0", "rounds=0"), ("device=cuda", "found no GPU")])

@@ -1,0 +1,134 @@
+"""Where the demo's time goes: `python -m benchmarks.demo runs/demo`, a finished `make demo`; two minutes of one core.
+
+Seconds by stage from the stages' own records, the share of a training stage outside of its steps from what it logged,
+and the hottest operators of some steps of the training stages, run once more on one process under torch's profiler.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import write_results
+from magvit_scale.config import Refusal, refusals_end_the_program
+
+OUTPUT = Path(__file__).parent / "results" / "demo.json"
+FIRST, LAST = 4, 9
+"""Profiled steps; those before them warm up."""
+BETWEEN = "Python between them"
+NOTE = """Stages ran as processes on all cores: seconds are the clock's. Outside of its steps is what a training stage
+spent before the first, after the last, between them (checkpoints, samples) and on waiting for data. Operators: share of
+the profiled steps' time, without what they call; the 3D VQGAN with its discriminator, which in the demo works in the
+last quarter."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training stage, and how it is run once more."""
+
+    stage: str
+    program: str
+    config: str
+    overrides: Sequence[str]
+
+
+TRAINED = (
+    Trained("vqgan_2d", "train_vqgan", "vqgan/demo_2d", ("clips.shards={root}/shards",)),
+    Trained("vqgan_3d", "train_vqgan", "vqgan/demo_3d", ("clips.shards={root}/shards", "loss.adversarial_start=0")),
+    Trained(
+        "commit", "train_commit", "commit/demo", ("tokens={root}/tokens/train", "tokenizer={root}/vqgan_3d/export")
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes results/demo.json."""
+    with refusals_end_the_program("demo"):
+        root = finished_demo(sys.argv[1:] if argv is None else argv)
+    groups: dict[str, Any] = {"Seconds by stage": by_stage(root)}
+    for trained in TRAINED:
+        groups[f"Hottest operators of {trained.stage}"] = hottest(profile(trained, root))
+    write_results(OUTPUT, "Where the demo's time goes", "python -m benchmarks.demo runs/demo", groups, NOTE)
+    sys.stdout.write(json.dumps(groups, indent=1) + "\n")
+
+
+def finished_demo(arguments: Sequence[str]) -> Path:
+    """The run folder that is named.
+
+    Raises:
+        Refusal: none is, or it holds no demo that was trained to its end.
+    """
+    if len(arguments) != 1:
+        raise Refusal(f"found {len(arguments)} arguments, expected the run folder of a finished `make demo`")
+    root = Path(arguments[0]).resolve()
+    for trained in TRAINED:
+        if not (marker := root / "stages" / f"{trained.stage}.json").exists():
+            raise Refusal(f"{marker} is missing; expected the run folder of a finished `make demo`")
+    return root
+
+
+def by_stage(root: Path) -> dict[str, dict[str, str]]:
+    """Rows in the order in which the stages ended."""
+    markers = [path for path in (root / "stages").glob("*.json") if path.with_suffix(".started.json").exists()]
+    seconds = {
+        path.stem: json.loads(path.read_text())["seconds"]
+        for path in sorted(markers, key=lambda path: path.stat().st_mtime)
+    }
+    return {
+        stage: {"seconds": f"{own:.1f}", "of the demo": f"{own / sum(seconds.values()):.1%}",
+                "outside of its steps": _outside(root / stage / "metrics.jsonl", own)}
+        for stage, own in seconds.items()
+    }  # fmt: skip
+
+
+def _outside(metrics: Path, seconds: float) -> str:
+    if not metrics.exists():
+        return "no steps"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return f"{1 - seconds_in_steps(lines) / seconds:.1%}"
+
+
+def seconds_in_steps(lines: Sequence[dict[str, float]]) -> float:
+    """All steps of a run, without their waiting for data, from the lines of its metrics.jsonl."""
+    total, before = 0.0, 0.0
+    for line in lines:
+        if "perf/step_s" in line:
+            total += (line["step"] - before) * (line["perf/step_s"] - line["perf/data_wait_s"])
+            before = line["step"]
+    return total
+
+
+def profile(trained: Trained, root: Path) -> str:
+    """The profiler's table of some steps in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [f"configs/{trained.config}.yaml", f"run.folder={folder}/run", f"run.steps={LAST}"]
+        arguments += [f"run.profile_steps=[{FIRST},{LAST}]", "run.sample_every=0", "run.checkpoint_every=1000"]
+        arguments += [override.format(root=root) for override in trained.overrides]
+        code = f"import sys; from magvit_scale import {trained.program} as program; program.main(sys.argv[1:])"
+        repository = Path(__file__).parents[1]
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code, *arguments], check=True, cwd=repository)
+        return next(Path(folder, "run", "profile").glob("*.txt")).read_text()
+
+
+def hottest(table: str) -> dict[str, dict[str, str]]:
+    """Rows of a profiler's table, as it is: by their time without what they call."""
+    lines = [re.split(r"\s{2,}", line.strip()) for line in table.splitlines()]
+    place = next(index for index, cells in enumerate(lines) if cells[0] == "Name")
+    heading, rule, *cells = lines[place:]
+    rows = [dict(zip(heading, row, strict=True)) for row in cells if len(row) == len(heading) and row != rule]
+    return {
+        BETWEEN if row["Name"] == "ProfilerStep*" else row["Name"]: {
+            "share": row["Self CPU %"],
+            "calls": row["# of Calls"],
+        }
+        for row in rows
+    }
+
+
+if __name__ == "__main__":
+    main()
