@@ -68,12 +68,12 @@ def _speed(group: dict[str, Any]) -> list[str]:
             f"{value['frames_per_second']:,.3g}" if value["frames_per_second"] else "",
             _digits(value["parameters"] / 1e6), _digits(value["tflop"]), _digits(value["floor_s"]),
             _range(value, "of_floor", "of_floor_lowest", "of_floor_highest", "{:.0%}".format),
-            f"{value['of_product']:.0%}", str(value["rounds"]),
+            f"{value['of_mm']:.0%}", str(value["rounds"]),
         ]
         for name, value in group.items()
     ]  # fmt: skip
     headings = ["", "batch x t x h x w", "seconds (range)", "frames/s", "million parameters", "TFLOP", "floor, s",
-                "share of the floor (range)", "of the matrix product's rate", "rounds"]  # fmt: skip
+                "share of the floor (range)", "of torch.mm's rate", "rounds"]  # fmt: skip
     lines = [headings, ["---"] * len(headings), *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
 

@@ -1,7 +1,8 @@
 """Reference kernels: the fastest that torch's own products, 3D convolutions and copies are on this device, now.
 
-A convolution may be faster than a product: on one AMD processor torch.mm (MKL) gives 103 GFLOP/s a core and oneDNN's
-convolutions, which use wider instructions there, 240. So a workload's ceiling is that of its kinds of operations.
+On a CPU torch has two libraries for products. On one AMD processor MKL, behind torch.mm and every layer, gives 103
+GFLOP/s a core, and oneDNN, behind convolutions, 226 for products and 240 for convolutions, as it uses the wider
+instructions there. So a workload's ceiling is that of its kinds of operations, by the faster library.
 """
 
 from collections.abc import Sequence
@@ -39,16 +40,23 @@ def build_kernels(setting: Setting) -> list[Kernel]:
         for name, memory_format in FORMATS.items()
     }
     return [
-        _product(plan.product_side, dtype, device),
+        *_products(plan.product_side, dtype, device),
         *(_convolution(name, (clips, channels, *plan.clip), layout, dtype, device) for name, layout in names.items()),
         _copy(plan.copied_mib, dtype, device),
     ]
 
 
-def _product(side: int, dtype: torch.dtype, device: torch.device) -> Kernel:
+def _products(side: int, dtype: torch.dtype, device: torch.device) -> list[Kernel]:
+    """torch.mm first."""
     matrix = torch.randn(side, side, dtype=dtype, device=device)
-    name = f"matrix product, {side} x {side}"
-    return Kernel(name, "product", 2 * side**3, warmed_up(lambda: torch.mm(matrix, matrix), device))
+    works: dict[str, Work] = {"torch.mm": lambda: torch.mm(matrix, matrix)}
+    if device.type == "cpu":
+        given = matrix.to_mkldnn()
+        works["oneDNN"] = lambda: torch._C._nn.mkldnn_linear(given, matrix)
+    return [
+        Kernel(f"matrix product, {side} x {side}, {name}", "product", 2.0 * side**3, warmed_up(work, device))
+        for name, work in works.items()
+    ]
 
 
 def _convolution(
@@ -91,6 +99,15 @@ class Turn:
         for kernel, seconds in zip(self.kernels, self.seconds, strict=True):
             found[kernel.kind] = max(found.get(kernel.kind, 0.0), kernel.amount / seconds)
         return found
+
+    @property
+    def mm_rate(self) -> float:
+        """FLOPs per second of torch.mm, the first of the products."""
+        return next(
+            kernel.amount / seconds
+            for kernel, seconds in zip(self.kernels, self.seconds, strict=True)
+            if kernel.kind == "product"
+        )
 
 
 def take_turn(kernels: Sequence[Kernel]) -> Turn:

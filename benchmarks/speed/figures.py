@@ -59,8 +59,8 @@ class Figure:
     """Floor over seconds: 1 is as fast as the machine allows."""
     of_floor_lowest: float
     of_floor_highest: float
-    of_product: float
-    """Operations per second as a share of the matrix product's, whatever kind they are."""
+    of_mm: float
+    """Operations per second as a share of torch.mm's, whatever kind they are."""
     reference: str
     """Kernel that stands for the machine when two runs are compared."""
     times_reference: float
@@ -103,9 +103,7 @@ def summarise(workload: Workload, path: str, parameters: int, needs: Needs, roun
     seconds = [each.seconds[path] for each in rounds]
     floors = [needs.floor_s(each.turn.rates) for each in rounds]
     shares = [floor / own for floor, own in zip(floors, seconds, strict=True)]
-    of_product = [
-        needs.total_flops / own / each.turn.rates["product"] for each, own in zip(rounds, seconds, strict=True)
-    ]
+    of_mm = [needs.total_flops / own / each.turn.mm_rate for each, own in zip(rounds, seconds, strict=True)]
     reference = reference_of(needs, rounds[0].turn)
     times = [own / each.turn.seconds[reference] for each, own in zip(rounds, seconds, strict=True)]
     middle = statistics.median(seconds)
@@ -114,7 +112,7 @@ def summarise(workload: Workload, path: str, parameters: int, needs: Needs, roun
         rounds=len(rounds), seconds=middle, lowest=min(seconds), highest=max(seconds),
         frames_per_second=workload.frames / middle, tflop=needs.total_flops / 1e12,
         floor_s=statistics.median(floors), of_floor=statistics.median(shares), of_floor_lowest=min(shares),
-        of_floor_highest=max(shares), of_product=statistics.median(of_product),
+        of_floor_highest=max(shares), of_mm=statistics.median(of_mm),
         reference=rounds[0].turn.kernels[reference].name, times_reference=statistics.median(times),
         times_reference_lowest=min(times), times_reference_highest=max(times),
     )  # fmt: skip

@@ -89,7 +89,7 @@ def test_a_share_of_the_floor_stands_on_a_machine_that_changes_its_speed() -> No
     # The fastest kernel of each kind: 100 / 100 + 400 / 200 seconds at full speed.
     assert (plain.floor_s, plain.of_floor, plain.of_floor_lowest, plain.of_floor_highest) == (6.0, 0.375, 0.375, 0.375)
     assert fast.of_floor == 0.75
-    assert plain.of_product == 500 / 8 / 100
+    assert plain.of_mm == 500 / 8 / 100
     assert (plain.reference, plain.times_reference) == ("convolution 0", 8.0)
     assert ceilings({"fp32": rounds_of([1.0, 2.0])})["copy 1, fp32"] == {
         "median": "0.5 GB/s", "lowest": "0.5 GB/s", "highest": "1 GB/s", "measured": "2 times"
