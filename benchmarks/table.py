@@ -73,7 +73,7 @@ def _speed(group: dict[str, Any]) -> list[str]:
         for name, value in group.items()
     ]  # fmt: skip
     headings = ["", "batch x t x h x w", "seconds (range)", "frames/s", "million parameters", "TFLOP", "floor, s",
-                "share of the floor (range)", "of torch.mm's rate", "rounds"]  # fmt: skip
+                "of the ceiling (range)", "of torch.mm's rate", "rounds"]  # fmt: skip
     lines = [headings, ["---"] * len(headings), *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
 

@@ -98,7 +98,7 @@ def tell(figures: dict[str, Figure]) -> None:
     for name, figure in figures.items():
         sys.stdout.write(
             f"{name}: {figure.seconds:.4g} s ({figure.lowest:.4g} - {figure.highest:.4g}), "
-            f"{figure.of_floor:.1%} of its floor\n"
+            f"{figure.of_floor:.1%} of its ceiling\n"
         )
         sys.stdout.flush()
 

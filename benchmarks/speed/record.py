@@ -11,9 +11,9 @@ from benchmarks.speed.plan import Arithmetic
 NOTE = """Seconds are of one run: CPU time of one core, children included, or a GPU's time between events; the median of
 the rounds and their range. The floor: products and convolutions one after the other at the rate of the fastest
 reference kernel of their kind, by any library and in any layout, or the bytes of their operands and results at the rate
-of the memory copy, whichever takes longer. Rates are those of the same round, so that the share of the floor stands on
-a machine that is now faster and now slower. Beside it all FLOPs at the rate of torch.mm, behind every layer, which on
-some CPUs is far from the fastest product. `plain` is eager PyTorch."""
+of the memory copy, whichever takes longer; the share of the ceiling is floor over seconds. Rates are those of the same
+round, so that the share stands on a machine that is now faster and now slower. Beside it all FLOPs at the rate of
+torch.mm, behind every layer, which on some CPUs is far from the fastest product. `plain` is eager PyTorch."""
 
 
 def ceilings(rounds: Mapping[Arithmetic, Sequence[Round]]) -> dict[str, dict[str, str]]:
