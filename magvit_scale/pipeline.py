@@ -10,12 +10,11 @@ from torch import Tensor
 
 from magvit_scale.commit.condition import build_condition
 from magvit_scale.commit.decoding import Decoded, decode, draw_gumbel
-from magvit_scale.commit.names import Label, Seed, count_clips, labels_of, seeds_of, task_named
+from magvit_scale.commit.names import Label, Seed, count_clips, labels_of, refuse_other_range, seeds_of, task_named
 from magvit_scale.commit.tasks import SPECS, num_first_frames
 from magvit_scale.commit.told import told_logits
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task
-from magvit_scale.data.clips import refuse_other_range
 from magvit_scale.long_video import cross_fade, lengthened, slide, window_seed, window_starts
 from magvit_scale.model_index import ModelIndex, read_index, write_index
 from magvit_scale.pretrained import find_folder, refuse_other_tokenizer

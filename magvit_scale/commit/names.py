@@ -15,6 +15,9 @@ Label = int | str | Sequence[int | str] | Tensor
 Seed = int | Sequence[int]
 """Of the first clip, the others counting on from it; or of each clip."""
 
+RANGE_ROUNDING = 0.01
+"""By how much a resized clip, or one in bfloat16, may leave [0, 1]."""
+
 
 def task_named(name: str) -> Task:
     """`FP` or `frame_prediction` -> FP, whatever its case; blanks and dashes are underscores.
@@ -103,3 +106,14 @@ def seeds_of(seed: Seed, num_clips: int) -> list[int]:
     if len(seed) != num_clips:
         raise Refusal(f"{len(seed)} seeds for {num_clips} clips, expected one for each, or one for all")
     return list(seed)
+
+
+def refuse_other_range(clip: Tensor) -> None:
+    """Refuses a float clip of any shape with values outside of [0, 1], but for rounding, or that are not numbers.
+
+    Raises:
+        Refusal: as of a clip in [0, 255], which gives tokens of nothing.
+    """
+    low, high = (float(value) for value in clip.aminmax())
+    if not (low >= -RANGE_ROUNDING and high <= 1 + RANGE_ROUNDING):
+        raise Refusal(f"clip with values from {low:g} to {high:g}, expected [0, 1]; divide uint8 frames by 255")

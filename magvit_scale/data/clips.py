@@ -26,24 +26,11 @@ from magvit_scale.data.streaming import stream_batches, stream_centres
 from magvit_scale.video import VideoError
 
 MAX_REPLACEMENTS = 1000
-RANGE_ROUNDING = 0.01
-"""By how much a resized clip, or one in bfloat16, may leave [0, 1]."""
 
 
 def to_unit_range(clip: Tensor) -> Tensor:
     """uint8 in [0, 255] of any shape and layout in memory -> contiguous float32 in [0, 1]."""
     return clip.to(torch.float32, memory_format=torch.contiguous_format) / 255
-
-
-def refuse_other_range(clip: Tensor) -> None:
-    """Refuses a float clip of any shape with values outside of [0, 1], but for rounding, or that are not numbers.
-
-    Raises:
-        Refusal: as of a clip in [0, 255], which gives tokens of nothing.
-    """
-    low, high = (float(value) for value in clip.aminmax())
-    if not (low >= -RANGE_ROUNDING and high <= 1 + RANGE_ROUNDING):
-        raise Refusal(f"clip with values from {low:g} to {high:g}, expected [0, 1]; divide uint8 frames by 255")
 
 
 def to_frames(clip: Tensor) -> NDArray[np.uint8]:
