@@ -1,6 +1,6 @@
 """Training whose ranks are killed at random moments, again and again, ends to the bit as training left in peace.
 
-`MAGVIT_NUM_KILLS` says how often: 8 by default, 100 under `make faults`, which also shows the table.
+`MAGVIT_NUM_KILLS` says how often: 16 by default, 100 under `make faults`, which also shows the table.
 """
 
 import json
@@ -23,7 +23,7 @@ from tests.integration.tiny_runs import ZERO, TinyRuns
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 PROGRAMS = ("vqgan", "commit")
-NUM_KILLS_EACH = -(-int(os.environ.get("MAGVIT_NUM_KILLS", "8")) // (len(PROGRAMS) * len(ZERO)))
+NUM_KILLS_EACH = -(-int(os.environ.get("MAGVIT_NUM_KILLS", "16")) // (len(PROGRAMS) * len(ZERO)))
 KINDS = ("rank", "run", "rank in a save", "run in a save")
 DEAD_AFTER_S = 3
 WORKERS_END_IN_S = 30.0
