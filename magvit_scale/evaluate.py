@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from magvit_scale import compare_results
-from magvit_scale.config import EvaluateConfig, dump, parse
+from magvit_scale.config import EvaluateConfig, Refusal, dump, parse
 from magvit_scale.evaluation import Evaluation, choose_tasks, measure, open_evaluation, open_real_sets
 from magvit_scale.files import write_json
 from magvit_scale.metrics.protocols import find_protocol
-from magvit_scale.metrics.results import Result, build_result, write_result
+from magvit_scale.metrics.results import Result, build_result, read_result, write_result
 from magvit_scale.pretrained import hash_model
 from magvit_scale.real_set import RealSet
 from magvit_scale.training import distributed
@@ -62,6 +62,7 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> Result:
     models = {kind: hash_model(folder) for kind, folder in folders_of(config).items()}  # of what was loaded just now
     tasks = choose_tasks(config, protocol, evaluation.pipeline)
     sets = open_real_sets(evaluation, tasks)
+    refuse_to_drop_figures(output / f"{protocol.name}.json", tasks)
     if ranks.is_main:
         output.mkdir(parents=True, exist_ok=True)  # or fails now, not after hours
     folds: dict[str, list[float]] = {}
@@ -85,6 +86,22 @@ def evaluate(config: EvaluateConfig, ranks: Ranks) -> Result:
         shutil.rmtree(output / MEASURED)
         sys.stdout.write(compare_results.compare({str(path): result}))
     return result
+
+
+def refuse_to_drop_figures(path: Path, tasks: Sequence[str]) -> None:
+    """Refuses to put a result in the place of one that has figures of more tasks, or of what is no result.
+
+    Raises:
+        Refusal: it would.
+    """
+    if not path.exists():
+        return
+    there = {name.split("/")[0] for name in read_result(path).figures}
+    if lost := sorted(there - set(tasks)):
+        raise Refusal(
+            f"{path}: holds figures of {', '.join(lost)}, this evaluation is of {', '.join(tasks)}; give "
+            "another output= or all of these tasks"
+        )
 
 
 def measure_once(

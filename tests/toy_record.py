@@ -10,6 +10,7 @@ import numpy as np
 from magvit_scale.config import TASKS
 from magvit_scale.metrics.protocols import PROTOCOLS
 from magvit_scale.metrics.results import build_result, write_result
+from magvit_scale.report import main
 
 RANDOM = np.random.default_rng(0)
 GATES = [
@@ -99,3 +100,9 @@ def write_root(root: Path) -> Path:
     write_samples(root / "generated")
     write_judgement(root / "judgement", full_results(GATES[:1]))
     return root
+
+
+def text_of(root: Path) -> str:
+    """The page that is made of a RUN folder."""
+    main([str(root)])
+    return (root / "report.html").read_text()

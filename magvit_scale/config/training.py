@@ -11,10 +11,10 @@ MAY_CHANGE = (
     "run.folder", "run.gradient_accumulation", "run.log_every", "run.sample_every", "run.checkpoint_every",
     "run.keep_", "run.best_is", "run.deepspeed", "run.activation_checkpointing", "run.dead_after_s", "run.hang_after_s",
     "run.profile_steps", "discriminator_deepspeed", "health.", "verify_tokens", "clips.num_workers", "clips.cache",
-    "model.tokenizer_hash",
+    "model.tokenizer_hash", "model.tasks",
 )  # fmt: skip
 """How keys begin that may differ between the starts of one run: they change how it is computed, and not what. (A
-run of other tokens has another fingerprint of its data.)"""
+run of other tokens has another fingerprint of its data; its tasks are compared where they are drawn from.)"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -196,6 +196,7 @@ def spoiled(road: Road, folder: Path) -> Path:
 )
 def test_what_does_not_go_together_is_refused_and_nothing_is_overwritten(
     road: Road,
+    alone: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, Any],
@@ -204,11 +205,21 @@ def test_what_does_not_go_together_is_refused_and_nothing_is_overwritten(
 ) -> None:
     monkeypatch.setenv("MAGVIT_WEIGHTS", str(tmp_path / "weights"))
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "toy.json").write_text("before")
+    before = json.dumps(json.loads((alone / "out" / "toy.json").read_text()) | {"figures": {}})
+    (tmp_path / "out" / "toy.json").write_text(before)
     with pytest.raises(Refusal, match=words) as refusal:
         evaluate.main(arguments(road, tmp_path, replace(TOY, **changes), **more))
     assert "\n" not in str(refusal.value)
-    assert (tmp_path / "out" / "toy.json").read_text() == "before"
+    assert (tmp_path / "out" / "toy.json").read_text() == before
+
+
+def test_a_result_of_more_tasks_is_not_replaced(road: Road, alone: Path) -> None:
+    before = (alone / "out" / "toy.json").read_text()
+    with pytest.raises(
+        Refusal, match=r"toy\.json: holds figures of CG, reconstruction, this evaluation is of FP; give"
+    ):
+        evaluate.main(arguments(road, alone, tasks="[FP]"))
+    assert (alone / "out" / "toy.json").read_text() == before
 
 
 def test_features_that_are_not_numbers_are_refused_with_their_count(road: Road, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.outline import outline
 from tests.toy_record import (
     GATES,
     full_results,
+    text_of,
     write_evaluation,
     write_judgement,
     write_root,
@@ -24,12 +25,6 @@ from tests.toy_record import (
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_root(tmp_path / "first")
-
-
-def text_of(root: Path) -> str:
-    """The page of a RUN folder."""
-    main([str(root)])
-    return (root / "report.html").read_text()
 
 
 def test_a_page_is_whole_self_contained_and_repeatable(root: Path) -> None:

@@ -16,6 +16,7 @@ from tests.toy_record import (
     GATES,
     clips,
     full_results,
+    text_of,
     write_evaluation,
     write_judgement,
     write_root,
@@ -26,12 +27,6 @@ from tests.toy_record import (
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_root(tmp_path / "first")
-
-
-def text_of(root: Path) -> str:
-    """The page of a RUN folder."""
-    main([str(root)])
-    return (root / "report.html").read_text()
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ def facts_of(clips: ClipsConfig) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("clips", "expected"),
     [
-        ({"shards": "/home/someone/ucf101"}, "clip shards `ucf101`"),
+        ({"shards": "/data/someone/ucf101"}, "clip shards `ucf101`"),
         ({"shards": "https://user:password@host/data/ucf101?token=secret"}, "clip shards `ucf101`"),
         ({"shards": "s3://key:password@bucket/ucf-{000..009}.tar"}, "clip shards `ucf-{000..009}.tar`"),
         ({"shards": "pipe:curl -H password https://host/x"}, "a stream"),
         (
-            {"sources": {"b": SourceConfig(shards="/home/b", weight=2), "a": SourceConfig(shards="/home/a")}},
+            {"sources": {"b": SourceConfig(shards="/data/b", weight=2), "a": SourceConfig(shards="/data/a")}},
             "`a` (weight 1), `b` (weight 2)",
         ),
     ],

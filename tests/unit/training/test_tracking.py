@@ -14,6 +14,7 @@ from tensorboard.plugins.hparams.metadata import (
     SESSION_START_INFO_TAG,
     parse_session_start_info_plugin_data,
 )
+from tensorboard.summary.writer import event_file_writer
 from tensorboard.util.tensor_util import make_ndarray
 
 from magvit_scale.config import (
@@ -27,6 +28,14 @@ from magvit_scale.config import (
     to_yaml,
 )
 from magvit_scale.training.tracking import PACKAGES, Tracker, claim_run_folder, hyperparameters, refuse_other_config
+
+
+@pytest.fixture(autouse=True)
+def _event_files_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads files in the order of their names: second, process, number. Two of one process and one second
+    must not be numbers 9 and 10; a resumed run has a second of its own.
+    """
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 @pytest.fixture
