@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         engine.set_learning_rate(rate)
         # Dropout is the one draw that torch makes: keyed like all others, so that a resume repeats it.
         torch.manual_seed(hash((config.run.seed, step, ranks.rank)))
-        on_device = {name: tensor.to(ranks.device) for name, tensor in batch.items()}
+        # Not the positions: the host draws by them, and would wait for the device to hand them back.
+        on_device = batch | {name: batch[name].to(ranks.device) for name in ("tokens", "label")}
         on_device["tokens"] = to_token_ids(on_device["tokens"])
         parts = {name: tensor.chunk(config.run.gradient_accumulation) for name, tensor in on_device.items()}
         micro_batches = [dict(zip(parts, part, strict=True)) for part in zip(*parts.values(), strict=True)]

@@ -42,8 +42,9 @@ def draw_gumbel(generators: Sequence[torch.Generator]) -> Gumbel:
     def draw(shape: torch.Size) -> Tensor:
         if len(generators) != shape[0]:
             raise ValueError(f"{len(generators)} generators for a batch of {shape[0]}, expected one for each clip")
-        rows = [torch.empty(shape[1:], device=own.device).exponential_(generator=own) for own in generators]
-        exponential = torch.stack(rows)
+        exponential = torch.empty(shape, device=generators[0].device)
+        for row, own in zip(exponential, generators, strict=True):
+            row.exponential_(generator=own)
         return -exponential.clamp(min=torch.finfo(exponential.dtype).tiny).log()
 
     return draw
@@ -68,7 +69,7 @@ def guided(given: Logits, free: Logits, condition: Tensor, scale: float) -> Logi
 
 @torch.no_grad()
 def decode(logits: Logits, start: Tensor, unknown: Tensor, config: DecodingConfig, gumbel: Gumbel) -> Decoded:
-    """Samples the tokens of a batch.
+    """Samples the tokens of a batch. No step waits for the device.
 
     Args:
         logits: the transformer with task, class and guidance closed over.
@@ -80,14 +81,16 @@ def decode(logits: Logits, start: Tensor, unknown: Tensor, config: DecodingConfi
     """
     current, guesses, fixed = start, [], []
     num_unknown = unknown.sum(1)
-    for step in range(config.num_steps):
-        progress = (step + 1) / config.num_steps
+    progresses = [(step + 1) / config.num_steps for step in range(config.num_steps)]
+    # Computed on the host, so that all devices agree on it, and brought over once.
+    ratios = mask_ratio(torch.tensor(progresses), config.schedule, start.shape[1]).to(start.device)
+    for progress, ratio in zip(progresses, ratios, strict=True):
         answer = logits(current, unknown)
         sampled = torch.where(unknown, _sample(answer, gumbel(answer.shape), config), current)
         # Step c: temperature, top-k and top-p shape what is sampled, never how sure the model is of it.
         confidence = answer.log_softmax(-1).gather(2, sampled[..., None])[..., 0]
         confidence = confidence + config.choice_temperature * (1 - progress) * gumbel(confidence.shape)
-        unknown = _keep_unknown(confidence, unknown, num_unknown, progress, config)
+        unknown = _keep_unknown(confidence, unknown, num_unknown, ratio, config)
         current = torch.where(unknown, start, sampled)
         guesses.append(sampled)
         fixed.append(~unknown)
@@ -117,13 +120,12 @@ def smallest_of_top_p(logits: Tensor, top_p: float) -> Tensor:
 
 
 def _keep_unknown(
-    confidence: Tensor, unknown: Tensor, num_unknown: Tensor, progress: float, config: DecodingConfig
+    confidence: Tensor, unknown: Tensor, num_unknown: Tensor, ratio: Tensor, config: DecodingConfig
 ) -> Tensor:
     """The least confident unknown tokens stay unknown, as many as the schedule says; at least one is fixed per step.
 
-    The schedule's share is of the `num_unknown` ('b') that were unknown at first (spec section 9, steps d and e).
+    The schedule's share `ratio` is of the `num_unknown` ('b') that were unknown at first (spec section 9, steps d, e).
     """
-    ratio = mask_ratio(torch.tensor(progress), config.schedule, unknown.shape[1]).to(unknown.device)
     most = (unknown.sum(1) - 1).clamp(min=0)
     count = count_masked(ratio, num_unknown, config.mask_count).minimum(most)
     return choose_masked(confidence.masked_fill(~unknown, torch.inf), count)

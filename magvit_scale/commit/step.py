@@ -27,7 +27,8 @@ def draw_tasks(config: TrainCommitConfig, step: int, positions: Sequence[int]) -
 
 def draw_masked(config: TrainCommitConfig, step: int, positions: Sequence[int], is_maskable: Tensor) -> Tensor:
     """Bool 'b n': which of the maskable tokens ('b n' bool) are masked. Their share is one for the batch with
-    `one_task_per_step`, else one per sample (MAGVIT eq. 3; spec section 7).
+    `one_task_per_step`, else one per sample (MAGVIT eq. 3; spec section 7). Drawn on the host, chosen on the tokens'
+    device, which nothing waits for.
     """
     num_tokens = is_maskable.shape[1]
     generators = [_generator(config, 3, p) for p in positions]
@@ -35,7 +36,9 @@ def draw_masked(config: TrainCommitConfig, step: int, positions: Sequence[int], 
     shared = _generator(config, 4, step).random()
     progress = torch.tensor([shared] * len(own) if config.one_task_per_step else own)
     scores = torch.from_numpy(np.stack([generator.random(num_tokens) for generator in generators]))
-    return mask_share(scores, mask_ratio(progress, "cosine", num_tokens), is_maskable.cpu(), config.mask_count)
+    ratio = mask_ratio(progress, "cosine", num_tokens)
+    device = is_maskable.device
+    return mask_share(scores.to(device), ratio.to(device), is_maskable, config.mask_count)
 
 
 def condition_of_batch(
@@ -70,8 +73,8 @@ def commit_step(
 
     Args:
         engine: a `training.engine.Engine` around CommitTransformer, or anything with its `module`, `backward`, `step`.
-        micro_batches: `tokens` 'b canvases t h w', `label` 'b', and `position` 'b', the samples' places in the data
-            order, which key the draws; all int64, equally many samples in each.
+        micro_batches: `tokens` 'b canvases t h w', `label` 'b', and on the host `position` 'b', the samples' places in
+            the data order, which key the draws; all int64, equally many samples in each.
         step: steps completed.
         config: of the run, the model's fields filled in.
         canvases: names along the canvas axis.
@@ -97,7 +100,7 @@ def _compute_losses(
     tokens, positions, model = batch["tokens"], batch["position"].tolist(), engine.module
     tasks = draw_tasks(config, step, positions)
     condition = condition_of_batch(tokens, tasks, canvases, config.model)
-    is_masked = draw_masked(config, step, positions, ~condition.is_fixed).to(tokens.device)
+    is_masked = draw_masked(config, step, positions, ~condition.is_fixed)
     targets = rearrange(tokens[:, 0], "b t h w -> b (t h w)")
     assignment = assign(targets, condition, is_masked)
     prompt = build_prompt(tasks, batch["label"], config.model)

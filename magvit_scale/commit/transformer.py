@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from magvit_scale.checkpointing import Recomputing
 from magvit_scale.commit.tasks import NUM_SPECIAL_TOKENS
 from magvit_scale.config import Refusal, TransformerConfig
+from magvit_scale.linear import Linear, linear
 from magvit_scale.precision import in_own_precision
 from magvit_scale.pretrained import load_model, save_model
 
@@ -29,10 +30,10 @@ class SelfAttention(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.num_heads, self.dropout = config.num_heads, config.dropout
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key = Linear(config.hidden_size, config.hidden_size)
+        self.value = Linear(config.hidden_size, config.hidden_size)
+        self.out = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """'b n d' -> 'b n d'."""
@@ -52,8 +53,8 @@ class Layer(Recomputing):
         super().__init__()
         self.attention = SelfAttention(config)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
-        self.expand = nn.Linear(config.hidden_size, config.mlp_dim)
-        self.contract = nn.Linear(config.mlp_dim, config.hidden_size)
+        self.expand = Linear(config.hidden_size, config.mlp_dim)
+        self.contract = Linear(config.mlp_dim, config.hidden_size)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -103,7 +104,7 @@ class CommitTransformer(Recomputing):
         self.embedding_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
-        self.head = nn.Linear(config.hidden_size, config.hidden_size)
+        self.head = Linear(config.hidden_size, config.hidden_size)
         self.head_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
         self.head_bias = nn.Parameter(torch.zeros(self.vocabulary))
         self.apply(_init)
@@ -119,7 +120,7 @@ class CommitTransformer(Recomputing):
         for first in range(0, len(self.layers), group):
             x = self.run_part("stage", self._run_layers, x, first, first + group)
         x = in_own_precision(self.head_norm, F.gelu(self.head(x), approximate="tanh"))
-        return F.linear(x, self.word.weight, self.head_bias)
+        return linear(x, self.word.weight, self.head_bias)
 
     def _run_layers(self, x: Tensor, first: int, end: int) -> Tensor:
         for layer in self.layers[first:end]:

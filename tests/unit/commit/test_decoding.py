@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from magvit_scale.commit.condition import build_condition
 from magvit_scale.commit.decoding import Decoded, Gumbel, Logits, decode, draw_gumbel, guided
 from magvit_scale.commit.tasks import MASK_TOKEN
 from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task, TransformerConfig
+from tests.fake_gpu import fake_gpu
 
 BATCH, NUM_TOKENS, CODES = 3, 64, 16
 
@@ -278,3 +280,16 @@ def test_settings_without_meaning_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(Refusal, match=f"decoding.{next(iter(change))}") as refusal:
         replace(DecodingConfig(), **change)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("change", [{}, {"num_steps": 3}, {"top_k": 3}, {"top_p": 0.5}, {"schedule": "log"}])
+def test_nothing_is_asked_of_the_device_and_one_thing_brought_to_it(change: dict[str, Any]) -> None:
+    with fake_gpu() as travels:
+        start = torch.full((BATCH, NUM_TOKENS), MASK_TOKEN, device="cuda")
+        answer = torch.empty((BATCH, NUM_TOKENS, CODES), device="cuda")
+        logits = guided(lambda *_: answer, lambda *_: answer, start == MASK_TOKEN, scale=1.0)
+        unknown = torch.ones_like(start, dtype=torch.bool)
+        noise = partial(torch.rand, device="cuda")
+        decoded = decode(logits, start, unknown, DecodingConfig(**change), noise)
+        assert decoded.tokens.device.type == "cuda"
+    assert len(travels) == 1  # the schedule

@@ -27,6 +27,7 @@ from magvit_scale.config import (
     commit_health,
 )
 from magvit_scale.page.words import CURVE_WORDS
+from tests.fake_gpu import fake_gpu
 
 LATENT = (2, 4, 4)
 NUM_TOKENS = 32
@@ -330,3 +331,32 @@ def test_a_step_of_the_other_conditionings(conditioning: str) -> None:
     asked = torch.ones(2, NUM_TOKENS, dtype=torch.bool) if size else ~latent_mask("OPV", LATENT, now.model).flatten()
     assert metrics["loss/refine"].item() == 0
     assert metrics["loss/total"].item() == pytest.approx(losses[asked.expand(2, -1)].mean().item(), rel=1e-5)
+
+
+class OnFakeGpu:
+    """An engine without updates: what waits for a GPU there is DeepSpeed's matter."""
+
+    def __init__(self) -> None:
+        with torch.device("meta"):
+            self.module = CommitTransformer(config().model)
+
+    def __call__(self, sequence: Tensor) -> Tensor:
+        return self.module(sequence)
+
+    def backward(self, loss: Tensor) -> None:
+        assert loss.device.type == "cuda"
+
+    def step(self) -> Tensor:
+        return torch.zeros(())
+
+
+@pytest.mark.parametrize("one_task_per_step", [True, False])
+def test_a_step_draws_and_looks_at_no_value_on_the_device(one_task_per_step: bool) -> None:
+    engine, positions = OnFakeGpu(), torch.arange(3)
+    with fake_gpu():
+        engine.module.to_empty(device="cuda")
+        tokens = torch.zeros((3, len(CANVASES), *LATENT), dtype=torch.int64, device="cuda")
+        batch = {"tokens": tokens, "label": torch.zeros_like(tokens[:, 0, 0, 0, 0]), "position": positions}
+        now = config(one_task_per_step=one_task_per_step)
+        metrics = commit_step(engine, [batch], 0, now, CANVASES, lambda _: None)
+        assert metrics["mask/ratio"].device.type == "cuda"

@@ -1,0 +1,82 @@
+"""Linear layers at a CPU's full rate.
+
+Torch has two libraries for products on a CPU, MKL behind `F.linear` and oneDNN behind convolutions. On an AMD processor
+MKL leaves the widest instructions unused and takes twice the time (docs/benchmarks.md); on others they are alike.
+"""
+
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` through `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """'... i' -> '... o'."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear`, by oneDNN where it is float32 on a CPU; there it can be differentiated once.
+
+    Args:
+        x: '... i'.
+        weight: 'o i'.
+        bias: 'o'.
+
+    Returns:
+        '... o'.
+    """
+    return _OneDNN.apply(x, weight, bias) if _suits_onednn(x, weight) else F.linear(x, weight, bias)
+
+
+def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() > 0
+        and torch.backends.mkldnn.is_available()
+        and torch._C._get_mkldnn_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        # A compiler has its own products, and what is exported shall run anywhere.
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _OneDNN(torch.autograd.Function):
+    """Torch's operator has no gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        return (
+            _product(gradient, weight.t()) if for_x else None,
+            _product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if for_weight else None,
+            rows.sum(0) if for_bias else None,
+        )
+
+
+def _count(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * prod(x) * weight[0]
+
+
+if torch.backends.mkldnn.is_available():
+    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_count)
