@@ -147,13 +147,9 @@ def _update_discriminator(training: VQGANTraining, reals: Sequence[Tensor], fake
     loss, engine, found = training.loss, training.discriminator, []
     means = _logit_means(training, reals, fakes)
     for real, fake in zip(reals, fakes, strict=True):
-        real_logits, fake_logits = engine(torch.cat([real, fake])).float().chunk(2)
-        metrics = {"loss/discriminator": compute_discriminator_loss(real_logits, fake_logits)}
-        total = metrics["loss/discriminator"]
-        if loss.r1_weight > 0:
-            real_leaf = real.detach().requires_grad_()
-            metrics["loss/r1"] = compute_r1_penalty(engine.module(real_leaf), real_leaf)
-            total = total + loss.r1_weight * metrics["loss/r1"]
+        real_logits, fake_logits, metrics = _judge(engine, real, fake, has_r1=loss.r1_weight > 0)
+        metrics = {"loss/discriminator": compute_discriminator_loss(real_logits, fake_logits)} | metrics
+        total = metrics["loss/discriminator"] + loss.r1_weight * metrics.get("loss/r1", 0.0)
         own = torch.stack([real_logits.mean(), fake_logits.mean()])
         # Means over the whole batch, with this part's gradient: LeCam squares them, so all parts must agree.
         means = training.mean_over_ranks(own) if means is None else means
@@ -169,6 +165,18 @@ def _update_discriminator(training: VQGANTraining, reals: Sequence[Tensor], fake
     assert means is not None, "a step has at least one micro-batch"
     training.lecam.update(*means)
     return metrics | {"optim/gradient_norm_discriminator": norm}
+
+
+def _judge(engine: Any, real: Tensor, fake: Tensor, *, has_r1: bool) -> tuple[Tensor, Tensor, Metrics]:
+    """Float32 logits of the real and of the fake clips, and r1's penalty, which needs a pass of the real clips outside
+    of the engine's: their logits are then of that pass too.
+    """
+    if not has_r1:
+        real_logits, fake_logits = engine(torch.cat([real, fake])).float().chunk(2)
+        return real_logits, fake_logits, {}
+    fake_logits, real_leaf = engine(fake).float(), real.detach().requires_grad_()
+    real_logits = engine.module(real_leaf).float()
+    return real_logits, fake_logits, {"loss/r1": compute_r1_penalty(real_logits, real_leaf)}
 
 
 @torch.no_grad()

@@ -248,6 +248,23 @@ def test_zero_weights_switch_r1_and_lecam_off() -> None:
     assert not {"loss/r1", "loss/lecam"} & metrics.keys()
 
 
+@pytest.mark.parametrize("r1_weight", [0.0, 2.0])
+def test_the_discriminator_sees_every_clip_once_and_the_generators_once_more(r1_weight: float) -> None:
+    training, seen = build(replace(LOSS, r1_weight=r1_weight)), []
+    training.discriminator.module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    clip = random_clip()
+    with torch.no_grad():
+        fake, _ = training.generator.module(clip)
+    expected_generator, expected_discriminator = plain_update(training, clip)
+    seen.clear()
+    vqgan_step(training, [clip], step=0)
+    assert sorted(one.sum().item() for one in torch.cat(seen)) == pytest.approx(
+        sorted(one.sum().item() for one in torch.cat([clip, fake, fake])), rel=1e-5
+    )
+    assert_same_parameters(training.generator.module, expected_generator)
+    assert_same_parameters(training.discriminator.module, expected_discriminator)
+
+
 def test_commitment_weight_scales_the_encoders_gradient_and_not_the_codebooks() -> None:
     found = {}
     for weight in (0.25, 1.0):
