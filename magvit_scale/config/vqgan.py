@@ -78,12 +78,19 @@ class VQGANLossConfig:
     """First step with a discriminator; = run.steps trains without one."""
     r1_weight: float = 10.0
     """Times the squared gradient norm, without a half."""
+    r1_every: int = 1
+    """Steps between r1's penalties, each `r1_every` times as heavy (lazy regularisation: StyleGAN2, section 3.1); the
+    paper takes every step. loss/r1 is logged in steps that both run.log_every and this divide."""
     lecam_weight: float = 0.001
     commitment_weight: float = 0.25
     entropy_weight: float = 0.1
     entropy_temperature: float = 0.01
     ema_decay: float = 0.999
     """Of the generator's weights and of LeCam's averages."""
+
+    def __post_init__(self) -> None:
+        """Refuses a step that never comes."""
+        refuse_below_one("loss", {"r1_every": self.r1_every})
 
 
 @dataclass(frozen=True, kw_only=True)

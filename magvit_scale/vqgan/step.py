@@ -64,12 +64,12 @@ def vqgan_step(training: VQGANTraining, micro_batches: Sequence[Tensor], step: i
         step: steps completed; the discriminator works from `loss.adversarial_start` on.
 
     Returns:
-        This rank's scalars by TensorBoard name, means over the micro-batches.
+        This rank's scalars by TensorBoard name, means over the micro-batches; of losses those that the step had.
     """
     is_adversarial = step >= training.loss.adversarial_start and training.loss.adversarial_weight > 0
     fakes, metrics = _update_generator(training, micro_batches, is_adversarial)
     if is_adversarial:
-        metrics |= _update_discriminator(training, micro_batches, fakes)
+        metrics |= _update_discriminator(training, micro_batches, fakes, r1_weight_of(training.loss, step))
     return metrics
 
 
@@ -143,13 +143,23 @@ def _quantizer_losses(quantized: Quantized) -> Metrics:
     }
 
 
-def _update_discriminator(training: VQGANTraining, reals: Sequence[Tensor], fakes: Sequence[Tensor]) -> Metrics:
+def r1_weight_of(loss: VQGANLossConfig, step: int) -> float:
+    """Of the update after `step` completed ones: 0, or where r1 is lazy its weight for `r1_every` steps at once.
+
+    It is in the last of every `r1_every` steps, not in the first: a log after as many steps then has a value of it.
+    """
+    return loss.r1_weight * loss.r1_every if (step + 1) % loss.r1_every == 0 else 0.0
+
+
+def _update_discriminator(
+    training: VQGANTraining, reals: Sequence[Tensor], fakes: Sequence[Tensor], r1_weight: float
+) -> Metrics:
     loss, engine, found = training.loss, training.discriminator, []
     means = _logit_means(training, reals, fakes)
     for real, fake in zip(reals, fakes, strict=True):
-        real_logits, fake_logits, metrics = _judge(engine, real, fake, has_r1=loss.r1_weight > 0)
+        real_logits, fake_logits, metrics = _judge(engine, real, fake, has_r1=r1_weight > 0)
         metrics = {"loss/discriminator": compute_discriminator_loss(real_logits, fake_logits)} | metrics
-        total = metrics["loss/discriminator"] + loss.r1_weight * metrics.get("loss/r1", 0.0)
+        total = metrics["loss/discriminator"] + r1_weight * metrics.get("loss/r1", 0.0)
         own = torch.stack([real_logits.mean(), fake_logits.mean()])
         # Means over the whole batch, with this part's gradient: LeCam squares them, so all parts must agree.
         means = training.mean_over_ranks(own) if means is None else means

@@ -113,7 +113,7 @@ def test_tokenizers_see_and_lose_what_the_paper_says(name: str) -> None:
     assert (config.model.ndim, config.model.padding) == (ndim, "reflect")
     loss = config.loss
     assert (loss.reconstruction_weight, loss.perceptual_weight, loss.adversarial_weight) == (1.0, 0.1, 0.1)
-    assert (loss.r1_weight, loss.lecam_weight > 0, loss.adversarial_start) == (10.0, ndim == 3, 0)
+    assert (loss.r1_weight, loss.r1_every, loss.lecam_weight > 0, loss.adversarial_start) == (10.0, 1, ndim == 3, 0)
     assert (loss.commitment_weight, loss.entropy_weight, loss.entropy_temperature) == (0.25, 0.1, 0.01)
     assert (loss.ema_decay, loss.perceptual) == (0.999, "lpips_vgg")
 

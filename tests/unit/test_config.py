@@ -13,6 +13,7 @@ from magvit_scale.config import (
     RunConfig,
     TrainCommitConfig,
     TrainVQGANConfig,
+    VQGANLossConfig,
     WriteShardsConfig,
     describe,
     dump,
@@ -126,6 +127,12 @@ def test_what_may_change_between_starts_is_named_by_its_key(key: str) -> None:
 def test_runs_that_cannot_be_are_refused(override: str, words: str) -> None:
     with pytest.raises(Refusal, match=words):
         load(RunConfig, [{"folder": "r", "steps": 1, "global_batch_size": 1}], [override])
+
+
+def test_r1_comes_every_step_or_every_so_many() -> None:
+    assert load(VQGANLossConfig, []).r1_every == 1
+    with pytest.raises(Refusal, match=r"^loss\.r1_every=0: expected at least 1"):
+        load(VQGANLossConfig, [], ["r1_every=0"])
 
 
 def test_configurations_are_frozen() -> None:

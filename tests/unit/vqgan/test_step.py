@@ -265,6 +265,20 @@ def test_the_discriminator_sees_every_clip_once_and_the_generators_once_more(r1_
     assert_same_parameters(training.discriminator.module, expected_discriminator)
 
 
+@pytest.mark.parametrize(("step", "r1_weight"), [(0, 0.0), (1, 4.0), (2, 0.0), (3, 4.0)])
+def test_lazy_r1_has_its_whole_weight_in_the_last_of_every_so_many_steps(step: int, r1_weight: float) -> None:
+    lazy, plain = build(replace(LOSS, r1_every=2)), build(replace(LOSS, r1_weight=r1_weight))
+    found, expected = (vqgan_step(training, [random_clip()], step) for training in (lazy, plain))
+    assert found == expected
+    assert ("loss/r1" in found) == (r1_weight > 0)
+    for name in ("generator", "discriminator"):
+        assert gradients_equal(getattr(lazy, name).gradients, getattr(plain, name).gradients)
+
+
+def gradients_equal(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_commitment_weight_scales_the_encoders_gradient_and_not_the_codebooks() -> None:
     found = {}
     for weight in (0.25, 1.0):
