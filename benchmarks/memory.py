@@ -30,7 +30,7 @@ WIDTHS = {"B": 64, "L": 128}
 SIZES = {"B": (12, 768, 3072, 12), "L": (24, 1024, 4096, 16)}
 WORLDS = (1, 2, 4, 8, 16, 64)
 MIB = 2**20
-NOTE = """One clip of 16 x 128 x 128 (the discriminator: two, with r1 three) or one sequence of 1,026 tokens without
+NOTE = """One clip of 16 x 128 x 128 (the discriminator: two) or one sequence of 1,026 tokens without
 dropout. Each storage counts once, as long as it lives; parameters, their gradients, kernels' workspace and what an
 allocator wastes do not. FLOPs are those of forward, backward and what is computed again. Autocast is the CPU's, which
 pools 3D in float32: on a GPU the discriminator holds less. By ZeRO stage: parameters, gradients and AdamW's moments in
@@ -97,9 +97,10 @@ def judge_both(model: nn.Module) -> Tensor:
 
 
 def penalise(model: nn.Module) -> Tensor:
-    """The same with r1, whose gradient runs twice through a third forward."""
-    real = torch.empty(1, 3, *CLIP, requires_grad=True)
-    return judge_both(model) + compute_r1_penalty(model(real), real)
+    """The same with r1, whose gradient runs twice through the forward of the real clip (see vqgan/step.py)."""
+    fake, real = torch.empty(1, 3, *CLIP), torch.empty(1, 3, *CLIP, requires_grad=True)
+    fake_logits, real_logits = model(fake).float(), model(real).float()
+    return fake_logits.mean() + real_logits.mean() + compute_r1_penalty(real_logits, real)
 
 
 def predict(model: nn.Module) -> Tensor:

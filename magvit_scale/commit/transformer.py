@@ -64,8 +64,11 @@ class Layer(Recomputing):
 
     def _compute(self, x: Tensor) -> Tensor:
         x = in_own_precision(self.attention_norm, x + self.dropout(self.attention(x)))
-        mlp = self.contract(F.gelu(self.expand(x), approximate="tanh"))
+        mlp = self.run_part("pointwise", self._contract, self.expand(x))
         return in_own_precision(self.mlp_norm, x + self.dropout(mlp))
+
+    def _contract(self, h: Tensor) -> Tensor:
+        return self.contract(F.gelu(h, approximate="tanh"))
 
 
 class CommitTransformer(Recomputing):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from magvit_scale.config.reading import Refusal, refuse_below_one
 
-Granularity = Literal["none", "blocks", "stages"]
+Granularity = Literal["none", "pointwise", "blocks", "stages"]
 Precision = Literal["fp32", "bf16", "fp16"]
 MAY_CHANGE = (
     "run.folder", "run.gradient_accumulation", "run.log_every", "run.sample_every", "run.checkpoint_every",
@@ -60,8 +60,9 @@ class RunConfig:
     """Of activations and their gradients; weights, moments, sums of gradients, losses and averages are float32 always.
     `fp16` scales its losses by itself."""
     activation_checkpointing: Granularity = "none"
-    """What is computed again in the backward pass instead of being kept: `blocks`, the inside of every block; `stages`,
-    that of every resolution, or of a group of transformer layers."""
+    """What is computed again in the backward pass instead of being kept: `pointwise`, norms, swish, GELU and repeated
+    pixels, but no convolution or product; `blocks`, the inside of every block; `stages`, that of every resolution, or
+    of a group of transformer layers."""
     compile: bool = False
     """Compiles generator or transformer with torch.compile, which takes minutes once; not under ZeRO stage 3. The
     discriminator stays as it is: r1 differentiates it twice."""

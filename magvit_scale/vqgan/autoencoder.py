@@ -69,7 +69,10 @@ class Encoder(Recomputing):
         return pool(x, self.config.ndim, time=_time_flags(self.config)[index])
 
     def _out(self, x: Tensor) -> Tensor:
-        return in_own_precision(self.conv_out, F.silu(self.norm_out(self.middle(x))))
+        return self.run_part("pointwise", self._project, self.middle(x))
+
+    def _project(self, x: Tensor) -> Tensor:
+        return in_own_precision(self.conv_out, F.silu(self.norm_out(x)))
 
 
 class Decoder(Recomputing):
@@ -105,8 +108,8 @@ class Decoder(Recomputing):
     def _stage(self, x: Tensor, index: int) -> Tensor:
         x = self.stages[index](x)
         if index == len(self.stages) - 1:
-            return self.run_part("block", self._out, x)
-        return self.run_part("block", self._upsample, x, index)
+            return self.run_part("pointwise", self._out, x)
+        return self.run_part("pointwise", self._upsample, x, index)
 
     def _upsample(self, x: Tensor, index: int) -> Tensor:
         time = _time_flags(self.config)[::-1][index]

@@ -99,5 +99,11 @@ class ResidualBlock(Recomputing):
     def _compute(self, x: Tensor) -> Tensor:
         # The shortcut first: a recomputation ends where nothing more is kept, and so does without conv2.
         shortcut = self.shortcut(x)
-        h = self.conv1(F.silu(self.norm1(x)))
-        return shortcut + self.conv2(F.silu(self.norm2(h)))
+        h = self.run_part("pointwise", self._first, x)
+        return shortcut + self.run_part("pointwise", self._second, h)
+
+    def _first(self, x: Tensor) -> Tensor:
+        return self.conv1(F.silu(self.norm1(x)))
+
+    def _second(self, h: Tensor) -> Tensor:
+        return self.conv2(F.silu(self.norm2(h)))
