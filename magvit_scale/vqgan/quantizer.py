@@ -1,5 +1,6 @@
 """Vector quantiser with a gradient-trained codebook and an entropy loss (MAGVIT section 3.1; spec section 2)."""
 
+from functools import partial
 from math import sqrt
 from typing import NamedTuple
 
@@ -7,8 +8,13 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from magvit_scale.precision import without_autocast
+
+MOST_DISTANCES = 2**24
+"""Distances to the codebook held at once, 64 MiB, and as much of each thing that the entropy loss makes of them. Those
+of more vectors are computed part by part, and part by part again in the backward pass."""
 
 
 class Quantized(NamedTuple):
@@ -46,8 +52,7 @@ class VectorQuantizer(nn.Module):
 
     def _quantize(self, latents: Tensor) -> Quantized:
         vectors = rearrange(latents.float(), "b d t h w -> (b t h w) d")
-        distances = self.compute_distances(vectors)
-        ids = distances.argmin(dim=1)
+        ids, entropy_loss = self._compare(vectors)
         chosen = self.codebook.float()[ids]
         b, _, t, h, w = latents.shape
         straight_through = vectors + (chosen - vectors).detach()
@@ -56,8 +61,23 @@ class VectorQuantizer(nn.Module):
             token_ids=rearrange(ids, "(b t h w) -> b t h w", b=b, t=t, h=h, w=w),
             commitment_loss=F.mse_loss(vectors, chosen.detach()),
             codebook_loss=F.mse_loss(chosen, vectors.detach()),
-            entropy_loss=compute_entropy_loss(-distances / self.entropy_temperature),
+            entropy_loss=entropy_loss,
         )
+
+    def _compare(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """'n d' float32 -> 'n' ids of the nearest entries, and the entropy loss."""
+        parts = vectors.split(max(1, MOST_DISTANCES // self.codebook_size))
+        if len(parts) > 1 and torch.is_grad_enabled():
+            recompute = partial(checkpoint, self._compare_part, use_reentrant=False, preserve_rng_state=False)
+            found = [recompute(part) for part in parts]
+        else:
+            found = [self._compare_part(part) for part in parts]
+        ids, entropies, probabilities = zip(*found, strict=True)
+        return torch.cat(ids), _entropy_loss(sum(entropies), sum(probabilities), len(vectors))
+
+    def _compare_part(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        distances = self.compute_distances(vectors)
+        return distances.argmin(dim=1), *_sum_entropies(-distances / self.entropy_temperature)
 
     def compute_distances(self, vectors: Tensor) -> Tensor:
         """'n d' -> 'n k' float32 squared distances to every entry: |x|^2 - 2 x.e + |e|^2."""
@@ -80,9 +100,17 @@ def compute_entropy_loss(logits: Tensor) -> Tensor:
     """Mean entropy of the rows' softmax minus the entropy of the mean row; 'n k' float32 (spec section 2, `softmax`
     type).
     """
+    return _entropy_loss(*_sum_entropies(logits), len(logits))
+
+
+def _sum_entropies(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Of 'n k' logits the sum of the rows' entropies, and the 'k' sum of their probabilities."""
     log_probabilities = F.log_softmax(logits, dim=1)
     probabilities = log_probabilities.exp()
-    mean_probabilities = probabilities.mean(dim=0)
-    sample_entropy = -(probabilities * log_probabilities).sum(dim=1).mean()
+    return -(probabilities * log_probabilities).sum(dim=1).sum(), probabilities.sum(dim=0)
+
+
+def _entropy_loss(sum_of_entropies: Tensor, sum_of_probabilities: Tensor, count: int) -> Tensor:
+    mean_probabilities = sum_of_probabilities / count
     batch_entropy = -(mean_probabilities * (mean_probabilities + 1e-5).log()).sum()
-    return sample_entropy - batch_entropy
+    return sum_of_entropies / count - batch_entropy

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from magvit_scale.vqgan.quantizer import VectorQuantizer, compute_entropy_loss
+from magvit_scale.vqgan.quantizer import Quantized, VectorQuantizer, compute_entropy_loss
 
 SHAPE = (2, 3, 2, 3, 4)
 
@@ -166,3 +166,58 @@ def test_low_precision_latents_keep_float32_losses() -> None:
     assert torch.equal(quantized.token_ids, exact.token_ids)
     for name in ("commitment_loss", "codebook_loss", "entropy_loss"):
         assert torch.equal(getattr(quantized, name), getattr(exact, name))
+
+
+def differentiate(quantizer: VectorQuantizer, latents: Tensor) -> tuple[Quantized, list[Tensor], int]:
+    """What it gives, the gradients of latents and codebook, and the size of the largest tensor kept for them."""
+    sizes: list[int] = []
+    leaf = latents.clone().requires_grad_()
+
+    def keep(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=latents.dtype == torch.bfloat16)
+    with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        quantized = quantizer(leaf)
+        losses = quantized.entropy_loss + 0.5 * quantized.commitment_loss + 0.25 * quantized.codebook_loss
+    return quantized, list(torch.autograd.grad(losses, [leaf, quantizer.codebook])), max(sizes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("most_distances", [1, 100, 1600])
+def test_parts_are_the_whole(monkeypatch: pytest.MonkeyPatch, most_distances: int, dtype: torch.dtype) -> None:
+    quantizer, latents = build(codebook_size=50, temperature=1.0), random_latents().to(dtype)
+    whole, expected, kept = differentiate(quantizer, latents)
+    assert kept == 48 * 50
+    monkeypatch.setattr("magvit_scale.vqgan.quantizer.MOST_DISTANCES", most_distances)
+    parts, found, kept = differentiate(quantizer, latents)
+    assert kept == latents.numel() == 48 * 3
+    assert torch.equal(parts.token_ids, whole.token_ids)
+    assert torch.equal(parts.latents, whole.latents)
+    for name in ("commitment_loss", "codebook_loss", "entropy_loss"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-6)  # order of sums
+    for one, other in zip(found, expected, strict=True):
+        assert other.any()
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_without_gradients_are_the_whole_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantizer, latents = build(), random_latents()
+    with torch.no_grad():
+        whole = quantizer(latents)
+        monkeypatch.setattr("magvit_scale.vqgan.quantizer.MOST_DISTANCES", 100)
+        parts = quantizer(latents)
+    assert torch.equal(parts.token_ids, whole.token_ids)
+    torch.testing.assert_close(parts.entropy_loss, whole.entropy_loss, rtol=1e-5, atol=1e-6)
+
+
+def test_one_part_is_computed_once_and_more_of_them_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantizer, compared = build(), []
+    plain = quantizer.compute_distances
+    monkeypatch.setattr(quantizer, "compute_distances", lambda vectors: compared.append(len(vectors)) or plain(vectors))
+    differentiate(quantizer, random_latents())
+    assert compared == [48]
+    monkeypatch.setattr("magvit_scale.vqgan.quantizer.MOST_DISTANCES", 8 * 20)
+    differentiate(quantizer, random_latents())
+    assert sorted(compared[1:]) == [8, 8, 20, 20, 20, 20]
