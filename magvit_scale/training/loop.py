@@ -144,12 +144,13 @@ def _meter(run: Run, tracker: Tracker | None, start: int) -> Throughput:
 
 
 def _update(run: Run, batch: Any, step: int, throughput: Throughput) -> Metrics:
-    """One step; the first is counted, and where the names of its scalars show other work, the next one too."""
+    """One step, counted where a step of its kind has not been yet."""
+    flops: float | None = None
     if throughput.counts_next and not run.config.run.compile:
-        metrics, throughput.flops_per_step = count_flops(lambda: run.work.update(batch, step))
+        metrics, flops = count_flops(lambda: run.work.update(batch, step))
     else:
         metrics = run.work.update(batch, step)
-    throughput.step_done(metrics)
+    throughput.step_done(metrics, flops)
     return metrics
 
 

@@ -25,10 +25,6 @@ class Throughput:
         peak_flops: operations per second that this rank could do (`peak.peak_flops`); 0 leaves MFU out.
         hours_before: of all ranks, `perf/rank_hours` of what the run had done before this start.
         clock: seconds; another one makes tests exact.
-
-    Attributes:
-        flops_per_step: operations of one step on this rank (`flops.count_flops`); 0 leaves `perf/tflops` and `perf/mfu`
-            out. May change during the run, as a step's work does.
     """
 
     def __init__(
@@ -44,10 +40,10 @@ class Throughput:
     ):
         self.samples_per_step, self.frames_per_sample, self.world_size = samples_per_step, frames_per_sample, world_size
         self.device = device or torch.device("cpu")
-        self.peak_flops, self.flops_per_step = peak_flops, 0.0
+        self.peak_flops = peak_flops
         self.hours_before = hours_before
         self._clock, self._began = clock, clock()
-        self._names: frozenset[str] | None = None
+        self._flops_of: dict[frozenset[str], float | None] = {}
         self._restart()
 
     @contextmanager
@@ -68,15 +64,22 @@ class Throughput:
 
     @property
     def counts_next(self) -> bool:
-        """Whether the next step's operations should be counted: the first one, and the next when the scalars that a
-        step gives have other names, as it did other work then.
+        """Whether the next step's operations should be counted: until each kind of step has been. A step that gives
+        scalars of other names did other work.
         """
-        return self._names is None
+        return not self._flops_of or None in self._flops_of.values()
 
-    def step_done(self, names: Collection[str]) -> None:
-        """After every optimiser step; `names` are those of its scalars."""
-        self._steps += 1
-        self._names = frozenset(names) if self._names in (None, frozenset(names)) else None
+    def step_done(self, names: Collection[str], flops: float | None = None) -> None:
+        """After every optimiser step.
+
+        Args:
+            names: of its scalars.
+            flops: operations of it on this rank (`flops.count_flops`), if they were counted. A window with a step of a
+                kind that never was has no `perf/tflops` and no `perf/mfu`.
+        """
+        kind = frozenset(names)
+        self._flops_of[kind] = flops or self._flops_of.get(kind)
+        self._kinds.append(kind)
 
     def metrics(self) -> dict[str, float]:
         """The means of the window that ends now, by TensorBoard name; starts the next one.
@@ -92,12 +95,12 @@ class Throughput:
             checkpoints included, and what an interruption undid left out. Nothing where no step was done.
         """
         self._finish_queued()
-        if not self._steps:
+        if not self._kinds:
             return {}
-        step_s = (self._clock() - self._start - self._paused_s) / self._steps
-        waited_s = self._waited_s / self._steps
+        step_s = (self._clock() - self._start - self._paused_s) / len(self._kinds)
+        waited_s, rates = self._waited_s / len(self._kinds), self._rates(step_s)
         self._restart()
-        return self._rates(step_s) | {
+        return rates | {
             "perf/step_s": step_s,
             "perf/data_wait_s": waited_s,
             "perf/data_wait_share": waited_s / step_s,
@@ -110,10 +113,11 @@ class Throughput:
         rates = {"samples_per_s": samples_per_s, "samples_per_s_per_rank": samples_per_s / self.world_size}
         if self.frames_per_sample:
             rates["frames_per_s"] = samples_per_s * self.frames_per_sample
-        if self.flops_per_step:
-            rates["tflops"] = self.flops_per_step / step_s / 1e12
-        if self.flops_per_step and self.peak_flops:
-            rates["mfu"] = self.flops_per_step / step_s / self.peak_flops
+        flops = [self._flops_of[kind] or 0.0 for kind in self._kinds]
+        if all(flops):
+            rates["tflops"] = sum(flops) / len(flops) / step_s / 1e12
+        if all(flops) and self.peak_flops:
+            rates["mfu"] = sum(flops) / len(flops) / step_s / self.peak_flops
         return {f"perf/{name}": value for name, value in rates.items()}
 
     def _finish_queued(self) -> None:
@@ -122,7 +126,8 @@ class Throughput:
 
     def _restart(self) -> None:
         self._start = self._clock()
-        self._waited_s, self._paused_s, self._steps = 0.0, 0.0, 0
+        self._waited_s, self._paused_s = 0.0, 0.0
+        self._kinds: list[frozenset[str]] = []
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -18,12 +18,14 @@ class Clock:
         return self.now
 
 
-def run(throughput: Throughput, clock: Clock, steps: int, wait_s: float, work_s: float) -> None:
+def run(
+    throughput: Throughput, clock: Clock, steps: int, wait_s: float, work_s: float, flops: float | None = None
+) -> None:
     for _ in range(steps):
         with throughput.waiting():
             clock.now += wait_s
         clock.now += work_s
-        throughput.step_done(["loss/total"])
+        throughput.step_done(["loss/total"], flops)
 
 
 def of_window(metrics: dict[str, float]) -> dict[str, float]:
@@ -34,8 +36,8 @@ def of_window(metrics: dict[str, float]) -> dict[str, float]:
 def test_the_means_of_a_window() -> None:
     clock = Clock()
     throughput = Throughput(12, world_size=3, frames_per_sample=16, peak_flops=5e12, clock=clock)
-    throughput.flops_per_step = 4e12
-    run(throughput, clock, steps=4, wait_s=0.5, work_s=1.5)
+    run(throughput, clock, steps=1, wait_s=0.5, work_s=1.5, flops=4e12)
+    run(throughput, clock, steps=3, wait_s=0.5, work_s=1.5)
     assert of_window(throughput.metrics()) == {
         "perf/samples_per_s": 6.0,
         "perf/samples_per_s_per_rank": 2.0,
@@ -84,19 +86,33 @@ def test_what_is_not_known_has_no_name() -> None:
     throughput = Throughput(1, clock=clock)
     run(throughput, clock, steps=1, wait_s=0.0, work_s=1.0)
     assert not {"perf/frames_per_s", "perf/tflops", "perf/mfu"} & set(throughput.metrics())
-    throughput.flops_per_step = 3e12
-    run(throughput, clock, steps=1, wait_s=0.0, work_s=2.0)
+    run(throughput, clock, steps=1, wait_s=0.0, work_s=2.0, flops=3e12)
     found = throughput.metrics()
     assert found["perf/tflops"] == 1.5
     assert "perf/mfu" not in found
 
 
-def test_a_step_is_counted_first_and_after_its_scalars_have_other_names() -> None:
+def test_steps_are_counted_until_each_kind_of_them_has_been() -> None:
     throughput, counted = Throughput(1, clock=Clock()), []
-    for names in (["a"], ["a"], ["a"], ["a", "b"], ["b", "a"], ["a", "b"], ["a"], ["a"], ["a"]):
+    for names in (["a"], ["a"], ["a", "b"], ["a"], ["a"], ["b", "a"], ["a"], ["a", "b"], ["a"]):
         counted.append(throughput.counts_next)
-        throughput.step_done(names)
-    assert counted == [True, False, False, False, True, False, False, True, False]
+        throughput.step_done(names, 1.0 if counted[-1] else None)
+    assert counted == [True, False, False, True, True, True, False, False, False]
+
+
+def test_operations_are_those_of_the_steps_that_were_done() -> None:
+    """As with a penalty in every third step, seen before it could be counted."""
+    clock = Clock()
+    throughput = Throughput(1, clock=clock)
+    rates = []
+    for step in range(9):
+        has_penalty = (step + 1) % 3 == 0
+        flops = (7e12 if has_penalty else 1e12) if throughput.counts_next else None
+        clock.now += 2.0
+        throughput.step_done(["a", "b"] if has_penalty else ["a"], flops)
+        if has_penalty:
+            rates.append(throughput.metrics().get("perf/tflops"))
+    assert rates == [None, 1.5, 1.5]
 
 
 def test_a_window_without_a_step_says_nothing_and_goes_on() -> None:
