@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Generates `samples_per_task` clips for every task. Collective: every rank must call."""
     config = parse(GenerateConfig, argv)
     ranks = distributed.start()
-    pipeline = MagvitPipeline.from_pretrained(config.model or str(config.tokenizer), config.transformer, ranks.device)
+    models = config.model or str(config.tokenizer), config.transformer
+    pipeline = MagvitPipeline.from_pretrained(*models, ranks.device, config.compute)
     config = replace(config, tasks=config.tasks or pipeline.tasks)
     conditions, output = Conditions(config, pipeline), Path(config.output)
     fps = config.fps or pipeline.fps

@@ -14,7 +14,8 @@ from magvit_scale.commit.names import Label, Seed, count_clips, labels_of, refus
 from magvit_scale.commit.tasks import SPECS, num_first_frames
 from magvit_scale.commit.told import told_logits
 from magvit_scale.commit.transformer import CommitTransformer
-from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task
+from magvit_scale.config import TASKS, ComputeConfig, DecodingConfig, Refusal, Task
+from magvit_scale.inference import prepare_tokenizer, prepare_transformer
 from magvit_scale.long_video import cross_fade, lengthened, slide, window_seed, window_starts
 from magvit_scale.model_index import ModelIndex, read_index, write_index
 from magvit_scale.pretrained import find_folder, refuse_other_tokenizer
@@ -59,10 +60,14 @@ class MagvitPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, transformer: str | Path | None = None, device: torch.device | str = "cpu"
+        cls,
+        folder: str | Path,
+        transformer: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        compute: ComputeConfig = ComputeConfig(),
     ) -> "MagvitPipeline":
         """Reads a pipeline folder, or a tokenizer's and a transformer's export folders, onto a device; each a path or
-        a name of the Hugging Face hub, see `find_folder`.
+        a name of the Hugging Face hub, see `find_folder`. `compute` says in which numbers they compute there.
 
         Raises:
             Refusal: a folder is none of these, or the tokenizer is not the transformer's.
@@ -74,7 +79,9 @@ class MagvitPipeline:
             tokenizer, transformer = whole / index.tokenizer, whole / index.transformer
         models = VQGAN.from_pretrained(tokenizer), CommitTransformer.from_pretrained(transformer)
         refuse_other_tokenizer(tokenizer, models[1].config.tokenizer_hash)
-        return cls(models[0].to(device), models[1].to(device), index.classes, index.fps or DEFAULT_FPS)
+        place = torch.device(device)
+        ready = prepare_tokenizer(models[0], compute, place), prepare_transformer(models[1], compute, place)
+        return cls(*ready, index.classes, index.fps or DEFAULT_FPS)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes tokenizer/, transformer/ and then model_index.json."""

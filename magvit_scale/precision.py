@@ -1,6 +1,6 @@
-"""Float32 islands under autocast.
+"""In which numbers a network computes: autocast, and the float32 islands in it.
 
-The networks keep float32 parameters and run under `torch.autocast`, which the training step opens. What must not be
+The networks keep float32 parameters and run under `torch.autocast`, which `compute_in` opens. What must not be
 rounded to 16 bits says so where it is computed, and autocast cannot overrule it: inside autocast even a product of
 float32 matrices is cast down.
 """
@@ -11,7 +11,25 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from magvit_scale.config import Precision
+
+AUTOCAST_DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Layer = nn.Linear | nn.Conv2d | nn.Conv3d | nn.LayerNorm
+
+
+def compute_in(model: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
+    """Makes a model's forward pass compute in a precision, on every rank; its weights stay float32.
+
+    The context is opened inside of `forward`: DeepSpeed closes one that is opened around it.
+    """
+    if precision == "bf16" and device.type == "cpu":
+        # Without bfloat16 instructions oneDNN's gradients of convolutions are noise (spec: DeepSpeed section 4).
+        torch.backends.mkldnn.set_flags(_enabled=False)
+    if precision in AUTOCAST_DTYPES:
+        # Its cache would hold a 16-bit copy of all weights until the pass ends.
+        context = torch.autocast(device.type, dtype=AUTOCAST_DTYPES[precision], cache_enabled=False)
+        model.forward = context(model.forward)
+    return model
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:

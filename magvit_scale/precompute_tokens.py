@@ -24,6 +24,7 @@ from magvit_scale.data.token_writer import (
     write_token_shard,
 )
 from magvit_scale.files import in_own_order
+from magvit_scale.inference import prepare_tokenizer
 from magvit_scale.pretrained import hash_model
 from magvit_scale.progress import progress
 from magvit_scale.tokenizing import Comparison, compare_shard, tokenize_shard
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Tokenizes one split. Collective: every rank must call."""
     config = parse(PrecomputeTokensConfig, argv)
     ranks = distributed.start()
-    tokenizer = VQGAN.from_pretrained(config.tokenizer).to(ranks.device)
+    tokenizer = prepare_tokenizer(VQGAN.from_pretrained(config.tokenizer), config.compute, ranks.device)
     facts, folder = gather_facts(config, tokenizer), Path(config.output)
     claim_token_folder(folder, facts)
     for shard in shards_in_turn(facts.num_shards, ranks, f"{folder.name} tokens"):
@@ -114,4 +115,5 @@ def gather_facts(config: PrecomputeTokensConfig, tokenizer: VQGAN) -> TokenFacts
         codebook_size=size,
         classes=dataset.classes,
         num_shards=len(dataset.shards(config.clips.split)),
+        precision=config.compute.precision,
     )

@@ -9,10 +9,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from magvit_scale.config import DiscriminatorConfig, Perceptual, Refusal, RunConfig, TrainVQGANConfig, VQGANLossConfig
+from magvit_scale.precision import compute_in
 from magvit_scale.pretrained import fill, load_tensors
 from magvit_scale.training import distributed
 from magvit_scale.training.ema import ExponentialMovingAverage
-from magvit_scale.training.engine import Engine, compute_in
+from magvit_scale.training.engine import Engine
 from magvit_scale.training.health import finite_guard
 from magvit_scale.training.ranks import Ranks
 from magvit_scale.vqgan.adaptive import LastLayer

@@ -21,7 +21,8 @@ from magvit_scale.config import (
     TrainCommitConfig,
     VQGANLossConfig,
 )
-from magvit_scale.training.engine import LossScale, compute_in
+from magvit_scale.precision import compute_in
+from magvit_scale.training.engine import LossScale
 from magvit_scale.training.health import finite_guard
 from magvit_scale.vqgan.autoencoder import VQGAN
 from magvit_scale.vqgan.codebook_use import CodebookUse

@@ -165,7 +165,8 @@ class CommitTransformer(Recomputing):
 
     def latent_logits(self, sequence: Tensor) -> Tensor:
         """'b (told n)' ids -> 'b n k' float32 logits over the codebook at the latent positions."""
-        return self.at_latents(self(sequence))
+        # A copy: the answer of a CUDA graph is overwritten by the next, and guidance holds one while it asks again.
+        return self.at_latents(self(sequence)).clone()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors."""

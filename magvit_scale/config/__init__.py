@@ -49,7 +49,7 @@ from magvit_scale.config.results import (
     PublishConfig,
     ReportConfig,
 )
-from magvit_scale.config.training import MAY_CHANGE, Granularity, OptimConfig, Precision, RunConfig
+from magvit_scale.config.training import MAY_CHANGE, ComputeConfig, Granularity, OptimConfig, Precision, RunConfig
 from magvit_scale.config.vqgan import (
     DiscriminatorConfig,
     InflateConfig,
@@ -72,6 +72,7 @@ __all__ = [
     "CommitLossConfig",
     "CompareResultsConfig",
     "CompareRunsConfig",
+    "ComputeConfig",
     "DecodingConfig",
     "DiscriminatorConfig",
     "DoctorConfig",

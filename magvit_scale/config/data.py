@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from magvit_scale.config.commit import TASKS, Task
+from magvit_scale.config.training import ComputeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,8 @@ class PrecomputeTokensConfig:
     view and video. In split `test` view 0 is the centre, unflipped."""
     batch_size: int = 16
     """Clips and canvases per forward pass, of one video at a time."""
+    compute: ComputeConfig = ComputeConfig()
+    """Of the tokenizer. Other than fp32 gives other tokens where two codes are nearly as near."""
     verify: float = 0.0
     """Share of the videos that are tokenized once more at the end and compared, after the shards' checksums, at least
     one video; 0 compares nothing. On a GPU, an id may differ where its code is as near as the nearest but for

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from magvit_scale.config.commit import TASKS, DecodingConfig, Task
 from magvit_scale.config.data import ClipsConfig
 from magvit_scale.config.reading import Refusal
+from magvit_scale.config.training import ComputeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,8 @@ class GenerateConfig:
     samples_per_task: int = 8
     batch_size: int = 8
     """Samples that a rank generates at once."""
+    compute: ComputeConfig = ComputeConfig()
+    """Of both models. The last batch may be smaller, which compiles once more."""
     num_frames: int | None = None
     """Frames of the videos, in place of clips.num_frames; more than the models' clips go by windows: frame prediction
     slides on from its own last frames, other tasks need a condition of so many frames. null: the models' number."""

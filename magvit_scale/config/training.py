@@ -18,6 +18,17 @@ run of other tokens has another fingerprint of its data; its tasks are compared 
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How trained networks compute where they are used."""
+
+    precision: Precision = "fp32"
+    """Of activations, by torch.autocast; latents, distances to codes and logits are float32 always."""
+    compile: bool = False
+    """Compiles them with torch.compile, a minute or more at the first batch of each size, for speed from then on. On a
+    GPU the transformer's calls become CUDA graphs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW with linear warm-up from 0 and a cosine to 0 (spec: MAGVIT appendix B)."""
 

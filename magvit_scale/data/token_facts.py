@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from magvit_scale.config import Refusal
+from magvit_scale.config import Precision, Refusal
 
 MOST_CODES = 1 << 16
 """An id is a uint16."""
@@ -38,6 +38,7 @@ class TokenFacts:
         codebook_size: ids are below it.
         classes: names by class id.
         num_shards: as many as the split has clip shards.
+        precision: in which the tokenizer computed.
     """
 
     tokenizer_hash: str
@@ -52,6 +53,7 @@ class TokenFacts:
     codebook_size: int
     classes: tuple[str, ...]
     num_shards: int
+    precision: str = "fp32"
 
     @property
     def split(self) -> str:
@@ -69,8 +71,9 @@ class TokenFacts:
         return self.views, len(self.canvases), *self.latent_shape
 
     def as_json(self) -> dict[str, Any]:
-        """The facts as JSON has them: lists for tuples."""
-        return dict(json.loads(json.dumps({item.name: asdict(self)[item.name] for item in fields(TokenFacts)})))
+        """The facts as JSON has them: lists for tuples, and no word of what was always so before it could be chosen."""
+        chosen = [item.name for item in fields(TokenFacts) if getattr(self, item.name) != item.default]
+        return dict(json.loads(json.dumps({name: asdict(self)[name] for name in chosen})))
 
 
 def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, Any, Any]:
@@ -116,7 +119,7 @@ def read_dataset(folder: Path) -> dict[str, Any]:
 
 def facts_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of TokenFacts in a checked dataset.json."""
-    facts = {item.name: content[item.name] for item in fields(TokenFacts)}
+    facts = {item.name: content.get(item.name, item.default) for item in fields(TokenFacts)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
 
 
@@ -168,5 +171,6 @@ _VALID = {
     "codebook_size": lambda value: _is_count(value) and value <= MOST_CODES,
     "classes": _is_names,
     "num_shards": _is_count,
+    "precision": lambda value: value is None or value in get_args(Precision),
     "shards": lambda value: isinstance(value, list) and all(map(_is_shard, value)),
 }

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from magvit_scale.checkpointing import checkpoint_activations
 from magvit_scale.config import OptimConfig, Refusal, RunConfig
+from magvit_scale.precision import compute_in
 from magvit_scale.pretrained import shapes_of
-from magvit_scale.training.engine import Engine, compute_in
+from magvit_scale.training.engine import Engine
 from magvit_scale.training.launched import complete_environment
 from magvit_scale.training.ranks import Ranks
 

@@ -17,23 +17,6 @@ from magvit_scale.training.health import NotFiniteError
 from magvit_scale.training.ranks import Ranks
 from magvit_scale.training.slices import Read
 
-AUTOCAST_DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def compute_in(model: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
-    """Makes a model's forward pass compute in a precision, on every rank; its weights stay float32.
-
-    The context is opened inside of `forward`: DeepSpeed closes one that is opened around it.
-    """
-    if precision == "bf16" and device.type == "cpu":
-        # Without bfloat16 instructions oneDNN's gradients of convolutions are noise (spec: DeepSpeed section 4).
-        torch.backends.mkldnn.set_flags(_enabled=False)
-    if precision in AUTOCAST_DTYPES:
-        # Its cache would hold a 16-bit copy of all weights until the pass ends.
-        context = torch.autocast(device.type, dtype=AUTOCAST_DTYPES[precision], cache_enabled=False)
-        model.forward = context(model.forward)
-    return model
-
 
 class LossScale:
     """What losses are multiplied by, so that their gradients are no float16 zeros: halved where gradients overflow,

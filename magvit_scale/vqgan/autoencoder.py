@@ -6,6 +6,7 @@ the same clips and works on every frame by itself.
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -172,6 +173,13 @@ class VQGAN(nn.Module):
         """Clip -> its reconstruction (not clipped) and the quantiser's result with its losses."""
         quantized = self.quantizer(self.encode(clip))
         return self.decode(quantized.latents), quantized
+
+    def compile(self, *options: Any, **named: Any) -> None:
+        """Compiles encoder and decoder in place, see `torch.nn.Module.compile`: all calls go through them, `tokenize`
+        and `detokenize` too. The quantiser between them stays as it is.
+        """
+        self.encoder.compile(*options, **named)
+        self.decoder.compile(*options, **named)
 
     def _per_frame(self, network: nn.Module, x: Tensor) -> Tensor:
         if self.config.ndim == 3:

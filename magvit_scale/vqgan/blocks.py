@@ -13,7 +13,25 @@ from magvit_scale.checkpointing import Recomputing
 from magvit_scale.config import Padding
 from magvit_scale.precision import without_autocast
 
-CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+class Convolution3d(nn.Conv3d):
+    """`nn.Conv3d`, compiled with the channels of a cell side by side in memory, which is how GPUs multiply and what
+    inductor does by itself in 2D alone.
+
+    Not where nothing is compiled: torch's own GroupNorm changes back on a GPU, and on a CPU it then takes variances as
+    E[x^2] - E[x]^2, with 250 times the error.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """'b channels_in t h w' -> 'b channels_out t h w'."""
+        if not torch.compiler.is_dynamo_compiling():
+            return super().forward(x)
+        borders = [side // 2 for side in reversed(self.kernel_size) for _ in range(2)]
+        padded = F.pad(x, borders, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+        return F.conv3d(padded.contiguous(memory_format=torch.channels_last_3d), self.weight, self.bias)
+
+
+CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: Convolution3d}
 AVERAGE_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 

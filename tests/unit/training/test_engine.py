@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from magvit_scale.config import Precision
-from magvit_scale.training.engine import Engine, LossScale, compute_in
+from magvit_scale.precision import compute_in
+from magvit_scale.training.engine import Engine, LossScale
 from magvit_scale.training.health import NotFiniteError
 from tests.unit.training.conftest import ALONE, PlainDeepSpeed, build_engine
 
