@@ -6,7 +6,6 @@ read where they are needed.
 """
 
 import functools
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 from magvit_scale.config import Refusal
 from magvit_scale.data.frames import Encoding, Sample, num_frames_of, read_frames
 from magvit_scale.data.remote import RemoteFolder, is_remote
+from magvit_scale.data.shard_index import open_lines, read_json, read_lines
 from magvit_scale.data.tar_index import IndexedTars, index_tars, is_tars
 from magvit_scale.video import Frames
 
@@ -95,12 +95,41 @@ class Dataset:
         Raises:
             Refusal: the shard or its index is missing or damaged, or its size is not the recorded one.
         """
-        if self.remote is None:
-            _check_size(shard)
-        else:
-            self.remote.fetch(shard.index)
-        lines = _index_lines(shard)
-        return tuple(self._sample(shard, line) for line in lines)
+        lines = read_lines(self._present_index(shard), shard.count)
+        return tuple(self.sample(shard, line) for line in lines)
+
+    def lines(self, shard: Shard) -> Sequence[Any]:
+        """What `sample` makes the videos of one shard of; a damaged line is found when it is asked for.
+
+        Raises:
+            Refusal: the shard or its index is missing, or has not the recorded size or number of videos.
+        """
+        return open_lines(self._present_index(shard), shard.count)
+
+    def sample(self, shard: Shard, line: Any) -> Sample:
+        """One line of a shard's index, believed only as far as it can be true.
+
+        Raises:
+            Refusal: it cannot be.
+        """
+        try:
+            sides = {"width": self.size_px, "height": self.size_px}
+            values = {name: {**sides, **line}[name] for name in (*_TYPES, "fps")}
+            is_typed = all(isinstance(values[name], kind) for name, kind in _TYPES.items())
+            encoding: Encoding = line["encoding"] if self.encoding == "foreign" else self.encoding
+            if values["class_id"] < 0 and self.encoding == "foreign":
+                values["class_id"] = self._class_ids.get(values["label"], -1)
+            sample = Sample(**values, shard=shard.path, encoding=encoding, crc32=line.get("crc32"))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise Refusal(f"{shard.index}: a sample without {error}; {_again(self)}") from error
+        is_inside = is_typed and 0 <= sample.offset <= sample.offset + sample.size <= shard.num_bytes
+        least = 0 if self.encoding == "foreign" else 1
+        is_possible = is_inside and all(
+            least <= side <= MAX_SIDE_PX for side in (sample.width, sample.height, sample.num_frames and 1)
+        )
+        if not is_possible:
+            raise Refusal(f"{shard.index}: sample {str(sample.key)[:80]} cannot be in its tar; {_again(self)}")
+        return sample
 
     def num_frames(self, sample: Sample) -> int:
         """Frames of a stored video.
@@ -141,26 +170,13 @@ class Dataset:
                 raise Refusal(f"{sample.shard}: missing; run data_prep.write_shards again") from error
         return self.remote.reading(sample.shard, read)
 
-    def _sample(self, shard: Shard, line: Any) -> Sample:
-        """One line of an index, believed only as far as it can be true."""
-        try:
-            sides = {"width": self.size_px, "height": self.size_px}
-            values = {name: {**sides, **line}[name] for name in (*_TYPES, "fps")}
-            is_typed = all(isinstance(values[name], kind) for name, kind in _TYPES.items())
-            encoding: Encoding = line["encoding"] if self.encoding == "foreign" else self.encoding
-            if values["class_id"] < 0 and self.encoding == "foreign":
-                values["class_id"] = self._class_ids.get(values["label"], -1)
-            sample = Sample(**values, shard=shard.path, encoding=encoding, crc32=line.get("crc32"))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise Refusal(f"{shard.index}: a sample without {error}; {_again(self)}") from error
-        is_inside = is_typed and 0 <= sample.offset <= sample.offset + sample.size <= shard.num_bytes
-        least = 0 if self.encoding == "foreign" else 1
-        is_possible = is_inside and all(
-            least <= side <= MAX_SIDE_PX for side in (sample.width, sample.height, sample.num_frames and 1)
-        )
-        if not is_possible:
-            raise Refusal(f"{shard.index}: sample {str(sample.key)[:80]} cannot be in its tar; {_again(self)}")
-        return sample
+    def _present_index(self, shard: Shard) -> Path:
+        """The index of a shard that is as long as recorded, or whose index has been fetched."""
+        if self.remote is None:
+            _check_size(shard)
+        else:
+            self.remote.fetch(shard.index)
+        return shard.index
 
 
 class SampleTable(Sequence[Sample]):
@@ -175,7 +191,7 @@ class SampleTable(Sequence[Sample]):
         self.dataset, self.shards = dataset, dataset.shards(split)
         self.counts = [shard.count for shard in self.shards]
         self._ends = np.cumsum(self.counts)
-        self._held: OrderedDict[int, tuple[Sample, ...]] = OrderedDict()
+        self._held: OrderedDict[int, Sequence[Any]] = OrderedDict()
         if not sum(self.counts):
             raise Refusal(f"{dataset.folder}: split {split} holds no videos; {_again(dataset)}")
         if dataset.remote is None:
@@ -188,14 +204,15 @@ class SampleTable(Sequence[Sample]):
         if not 0 <= number < len(self):
             raise IndexError(number)
         shard = int(np.searchsorted(self._ends, number, side="right"))
-        return self._lines(shard)[number - int(self._ends[shard])]
+        line = self._lines(shard)[number - int(self._ends[shard])]
+        return self.dataset.sample(self.shards[shard], line)
 
     def __iter__(self) -> Iterator[Sample]:
-        return (sample for number in range(len(self.shards)) for sample in self._lines(number))
+        return (sample for shard in self.shards for sample in self.dataset.shard_samples(shard))
 
-    def _lines(self, number: int) -> tuple[Sample, ...]:
+    def _lines(self, number: int) -> Sequence[Any]:
         if number not in self._held:
-            self._held[number] = self.dataset.shard_samples(self.shards[number])
+            self._held[number] = self.dataset.lines(self.shards[number])
             while len(self._held) > 1 and sum(map(len, self._held.values())) > MAX_HELD_SAMPLES:
                 self._held.popitem(last=False)
         self._held.move_to_end(number)
@@ -227,7 +244,7 @@ def _load_written(folder: Path, remote: RemoteFolder | None) -> Dataset:
         command = f"`python -m data_prep.write_shards manifest=MANIFEST output={folder}`"
         raise Refusal(f"shards={folder}: no dataset.json; {command} makes it, and continues where it was cut short")
     source = folder / "dataset.json"
-    content = _read_json(source)
+    content = read_json(source)
     if remote is not None and isinstance(content, dict):
         remote.take_version(str(content.get("hash")))
         folder = remote.folder
@@ -290,23 +307,5 @@ def _check_size(shard: Shard) -> None:
         raise Refusal(f"{shard.path}: {found}, expected {shard.num_bytes} bytes; run data_prep.write_shards again")
 
 
-def _index_lines(shard: Shard) -> list[Any]:
-    index = _read_json(shard.index)
-    lines = index.get("samples") if isinstance(index, dict) else None
-    if not isinstance(lines, list) or len(lines) != shard.count:
-        found = f"{len(lines)} samples" if isinstance(lines, list) else "no samples"
-        raise Refusal(f"{shard.index}: {found}, expected {shard.count}; delete it and run data_prep.write_shards again")
-    return lines
-
-
 def _again(dataset: Dataset) -> str:
     return "delete it and start again" if dataset.encoding == "foreign" else "run data_prep.write_shards again"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise Refusal(f"{path}: missing; run data_prep.write_shards again") from error
-    except (ValueError, RecursionError) as error:
-        raise Refusal(f"{path}: not JSON ({error}); delete it and run data_prep.write_shards again") from error

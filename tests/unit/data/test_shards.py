@@ -13,6 +13,7 @@ import zstandard
 
 from magvit_scale.config import Refusal
 from magvit_scale.data import shards as module
+from magvit_scale.data.frames import Sample
 from magvit_scale.data.shards import Dataset, SampleTable, Shard, load_dataset
 from magvit_scale.files import npy_bytes
 from magvit_scale.video import VideoError, decode_mp4
@@ -27,6 +28,48 @@ def test_a_table_numbers_the_samples_of_all_shards(shards: Path) -> None:
     for number in (-1, 16):
         with pytest.raises(IndexError):
             table[number]
+
+
+@pytest.mark.parametrize("encoding", ["raw", "h264"])
+def test_one_sample_costs_one_sample(shards: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = load_dataset(shards / encoding)
+    samples = dataset.samples("train")
+    built: list[str] = []
+
+    def counted(**facts: Any) -> Sample:
+        built.append(facts["key"])
+        return Sample(**facts)
+
+    monkeypatch.setattr(module, "Sample", counted)
+    table = SampleTable(dataset, "train")
+    for number in (3, 9, 3, 15, 0):
+        assert table[number] == samples[number]
+    assert built == [samples[number].key for number in (3, 9, 3, 15, 0)]
+    assert tuple(table) == samples
+
+
+def test_a_damaged_line_hinders_only_those_who_ask_for_it(shards: Path, tmp_path: Path) -> None:
+    whole = load_dataset(shards / "raw").samples("train")
+    folder = edit(shards / "raw", tmp_path / "bad", lambda line: line.update(offset=-1))
+    dataset = load_dataset(folder)
+    table = SampleTable(dataset, "train")
+    assert [table[number].key for number in range(1, 16)] == [sample.key for sample in whole[1:]]
+    for _ in range(2):
+        with pytest.raises(Refusal, match=r"clips-000000.json: sample .* cannot be in its tar; run data_prep"):
+            table[0]
+    for read in (lambda: dataset.shard_samples(table.shards[0]), lambda: tuple(table)):
+        with pytest.raises(Refusal, match="cannot be in its tar"):
+            read()
+
+
+def test_a_cut_index_is_refused_whichever_sample_is_asked_for(shards: Path, tmp_path: Path) -> None:
+    folder = edit(shards / "raw", tmp_path / "bad", dict)
+    index = folder / "train/clips-000000.json"
+    table = SampleTable(load_dataset(folder), "train")
+    for change, expected in ((lambda text: text[:-3], "not JSON"), (lambda text: '{"samples": [{}]}', "1 samples")):
+        index.write_text(change(index.read_text()))
+        with pytest.raises(Refusal, match=rf"clips-000000.json: {expected}"):
+            table[1]
 
 
 def test_memory_is_flat_over_a_pass_of_many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
