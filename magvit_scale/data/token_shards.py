@@ -3,9 +3,10 @@
 Tokens stay uint16 until `to_token_ids` on the device: a quarter of the bytes to copy.
 """
 
+import errno
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,19 +62,22 @@ class TokenShards(TokenFacts):
 
         Raises:
             Refusal: dataset.json is missing, damaged or not the whole list; a shard is missing, truncated, damaged or
-                of another shape; or there are no clips.
+                of another shape; there are more than this process may map; or there are no clips.
         """
         folder = Path(folder)
         content = read_dataset(folder)
         facts = TokenFacts(**facts_of(content))
         tars = tuple(_open_shard(folder, line, facts, verify) for line in content["shards"])
+        labels = np.concatenate([np.empty(0, np.int64), *(tar.labels for tar in tars)])
+        # Held once: eight bytes of each clip of a large set, in every rank.
+        parts = np.split(labels, np.cumsum([len(tar.labels) for tar in tars]))[: len(tars)]
         opened = cls(
             **facts_of(content),
             folder=folder,
             hash=content["hash"],
             codebook=content["codebook"],
-            tars=tars,
-            labels=np.concatenate([tar.labels for tar in tars]) if tars else np.empty(0, np.int64),
+            tars=tuple(replace(tar, labels=part) for tar, part in zip(tars, parts, strict=True)),
+            labels=labels,
         )
         if opened.num_clips == 0:
             raise Refusal(
@@ -204,6 +208,7 @@ def _batches_at(shards: TokenShards, order: Order, seed: int, positions: Numbers
 
 
 _AGAIN = "delete it and run magvit precompute-tokens again"
+_ROOM = "raise vm.max_map_count or `ulimit -v`, or write fewer, larger ones (videos_per_shard of write_shards)"
 
 
 def _open_shard(folder: Path, line: dict[str, Any], facts: TokenFacts, verify: bool) -> TokenTar:
@@ -218,6 +223,10 @@ def _open_shard(folder: Path, line: dict[str, Any], facts: TokenFacts, verify: b
         tar = open_token_tar(path, facts.clip_shape)
     except DamagedShard as error:
         raise Refusal(f"{path}: damaged ({error}); {_AGAIN}") from error
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise Refusal(f"{path}: cannot be mapped, expected room for {facts.num_shards} shards; {_ROOM}") from error
     if len(tar.labels) != line["count"] or not _are_class_ids(tar.labels, facts.num_classes):
         raise Refusal(f"{path}: damaged (not {line['count']} labels of {facts.num_classes} classes); {_AGAIN}")
     return tar

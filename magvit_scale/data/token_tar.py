@@ -22,6 +22,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from magvit_scale.data.mapped_file import Bytes, map_file
 from magvit_scale.files import npy_bytes, tar_written_aside
 
 Tokens = NDArray[np.uint16]
@@ -104,7 +105,7 @@ def open_token_tar(path: Path, clip_shape: Sequence[int]) -> TokenTar:
 
     Raises:
         DamagedShard: not a shard, or one of another shape.
-        OSError: the file cannot be read.
+        OSError: the file cannot be read or mapped.
     """
     with path.open("rb") as file:
         members = _members(file, path)
@@ -114,8 +115,9 @@ def open_token_tar(path: Path, clip_shape: Sequence[int]) -> TokenTar:
         if _npy_shape(file, members[1], "<i8") != found[:1]:
             raise DamagedShard(f"{members[1].name}: expected {found[0]} labels")
         data = _read(file, members[1], members[1].size)
+        memory = map_file(file)
     labels = np.frombuffer(data[len(data) - 8 * found[0] :], "<i8")
-    return TokenTar(path, _map(path, members[0], found), labels)
+    return TokenTar(path, _tokens(memory, members[0], found), labels)
 
 
 def _member_names(stem: str) -> tuple[str, str, str]:
@@ -181,10 +183,7 @@ def _read(file: IO[bytes], member: tarfile.TarInfo, most: int) -> bytes:
     return file.read(member.size)
 
 
-def _map(path: Path, member: tarfile.TarInfo, shape: tuple[int, ...]) -> Tokens:
-    num_bytes = 2 * _product(shape)
-    if num_bytes == 0:  # an empty array cannot be mapped
-        return np.empty(shape, np.uint16)
-    # The tokens are the last bytes of the member, after the .npy header.
-    start = member.offset_data + member.size - num_bytes
-    return np.memmap(path, np.uint16, mode="r", offset=start, shape=shape)
+def _tokens(memory: Bytes, member: tarfile.TarInfo, shape: tuple[int, ...]) -> Tokens:
+    """The last bytes of the member, after the .npy header."""
+    end = member.offset_data + member.size
+    return memory[end - 2 * _product(shape) : end].view("<u2").reshape(shape)

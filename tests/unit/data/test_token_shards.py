@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 import webdataset
 
+from benchmarks.stub_shards import write_stub_tokens
 from magvit_scale.config import Refusal
 from magvit_scale.data.order import Order
 from magvit_scale.data.token_facts import TokenFacts, token_shard_name
@@ -58,7 +60,9 @@ def test_reading_gives_what_was_written(tmp_path: Path) -> None:
     shards = TokenShards.open(tmp_path)
     assert (shards.num_clips, shards.views, shards.num_classes) == (9, 3, 3)
     assert (shards.canvases, shards.latent_shape, shards.tokenizer_hash) == (("z", "FP"), (2, 3, 4), "t")
-    assert all(isinstance(part, np.memmap) for part in (shards.tokens[0], shards.tokens[2]))
+    assert [part.shape for part in shards.tokens] == [(number, 3, 2, 2, 3, 4) for number in (5, 0, 4)]
+    assert [tar.labels.tolist() for tar in shards.tars] == [labels[:5].tolist(), [], labels[5:].tolist()]
+    assert all(np.shares_memory(tar.labels, shards.labels) for tar in (shards.tars[0], shards.tars[2]))
     assert shards.keys[5] == "video-5"
     found, found_labels = shards.batch([8, 0, 5, 4], [2, 0, 1, 1])
     assert found.dtype == found_labels.dtype == torch.int64
@@ -131,6 +135,45 @@ def test_missing_and_truncated_shards_are_named(tmp_path: Path) -> None:
     (tmp_path / token_shard_name(2)).unlink()
     with pytest.raises(Refusal, match=r"tokens-000002\.tar: missing"):
         TokenShards.open(tmp_path)
+
+
+def test_shards_hold_no_files_open(tmp_path: Path) -> None:
+    """Sixty shards where the process may open eight files more; one holds what its own header says."""
+    facts = replace(FACTS, num_shards=60)
+    for number in range(60):
+        tokens = np.full((1, *FACTS.clip_shape), number, np.uint16)
+        write_token_shard(tmp_path / token_shard_name(number), facts, tokens, np.array([number % 3]), [str(number)])
+    write_token_dataset(tmp_path, facts)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, hard))
+    try:
+        shards = TokenShards.open(tmp_path, verify=True)
+        tokens, labels = shards.batch(range(60), [number % 3 for number in range(60)])
+        assert shards.keys == tuple(map(str, range(60)))
+        assert len(os.listdir("/proc/self/fd")) == held
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert tokens[:, 1, 1, 2, 3].tolist() == list(range(60))
+    assert labels.tolist() == 20 * [0, 1, 2]
+
+
+def test_more_than_may_be_mapped_ends_in_one_line(tmp_path: Path) -> None:
+    """A shard of three gigabytes of holes where the process may map a quarter of one more."""
+    write_stub_tokens(tmp_path / "tokens", 1, 3 << 18, ("z", "FP"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + (1 << 28), hard))
+    try:
+        with pytest.raises(Refusal) as refusal:
+            TokenShards.open(tmp_path / "tokens")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert str(refusal.value).startswith(
+        f"{tmp_path / 'tokens' / token_shard_name(0)}: cannot be mapped, expected room for 1 "
+    )
+    assert "ulimit -v" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
 
 
 def test_shapes_must_agree(tmp_path: Path) -> None:
