@@ -57,9 +57,6 @@ for a hundredth of its samples."""
 def main() -> None:
     """Measures everything and writes results/data_plane.json."""
     groups: dict[str, Mapping[str, Any]] = {}
-    # A token shard holds a file open, and most systems begin with 1,024.
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with tempfile.TemporaryDirectory() as name:
         clips, tokens = Path(name, "clips"), Path(name, "tokens")
         write_stub_clips(clips, NUM_SHARDS, PER_SHARD)
@@ -100,16 +97,20 @@ def open_tokens(folder: Path) -> dict[str, str]:
 
 def opened(build: Callable[[], Any]) -> tuple[dict[str, str], Any]:
     """What a call costs and holds, and what it gives."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    before, files, begun = resident_mb(), _num_files(), cpu_seconds()
+    before, files, begun = _mb_in_use(), _num_files(), cpu_seconds()
     found = build()
     seconds = cpu_seconds() - begun
-    ctypes.CDLL(None).malloc_trim(0)
     row = {
-        "CPU-s": f"{seconds:.2f}", "MB held": f"{resident_mb() - before:.0f}", "files held": f"{_num_files() - files}"
+        "CPU-s": f"{seconds:.2f}", "MB held": f"{_mb_in_use() - before:.0f}", "files held": f"{_num_files() - files}"
     }  # fmt: skip
     return row, found
+
+
+def _mb_in_use() -> float:
+    """Resident, without what is free but has not been given back to the system."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return resident_mb()
 
 
 def _touched(shards: TokenShards) -> TokenShards:
@@ -154,7 +155,7 @@ def locate(folder: Path, window: int | None) -> dict[str, str]:
     (source,) = open_sources(_config(folder, window), SEED)
     steps = range(STEP, STEP + WORKERS * 150, WORKERS)
     positions = np.concatenate([step_positions(step, WORLD // 2, WORLD, PER_RANK) for step in steps])
-    begun, before = cpu_seconds(), resident_mb()
+    before, begun = _mb_in_use(), cpu_seconds()
     shards = [_shard_of(source, int(position)) for position in positions]
     seconds = (cpu_seconds() - begun) / len(positions)
     reads = index_reads(shards, MAX_HELD_SAMPLES // PER_SHARD) / len(positions)
@@ -167,7 +168,7 @@ def locate(folder: Path, window: int | None) -> dict[str, str]:
         "kB read per clip": f"{kb:.0f}",
         "of it indexes": f"{reads * index_kb / kb:.0%}",
         "MB/s per node at the model's step": f"{kb / 1e3 * PER_RANK * RANKS_PER_NODE / model_step_s('clips'):.0f}",
-        "MB held by the worker": f"{resident_mb() - before:.0f}",
+        "MB held by the worker": f"{_mb_in_use() - before:.0f}",
     }
 
 
