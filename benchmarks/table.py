@@ -68,14 +68,19 @@ def _speed(group: dict[str, Any]) -> list[str]:
             f"{value['frames_per_second']:,.3g}" if value["frames_per_second"] else "",
             _digits(value["parameters"] / 1e6), _digits(value["tflop"]), _digits(value["floor_s"]),
             _range(value, "of_floor", "of_floor_lowest", "of_floor_highest", "{:.0%}".format),
-            f"{value['of_mm']:.0%}", str(value["rounds"]),
+            f"{value['of_mm']:.0%}", str(value["rounds"]), _difference(value),
         ]
         for name, value in group.items()
     ]  # fmt: skip
     headings = ["", "batch x t x h x w", "seconds (range)", "frames/s", "million parameters", "TFLOP", "floor, s",
-                "of the ceiling (range)", "of torch.mm's rate", "rounds"]  # fmt: skip
+                "of the ceiling (range)", "of torch.mm's rate", "rounds", "differs from plain by"]  # fmt: skip
     lines = [headings, ["---"] * len(headings), *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _difference(value: dict[str, Any]) -> str:
+    is_known = value["path"] != "plain" and value["differs"] is not None
+    return f"{value['differs']:.1g}" if is_known else ""
 
 
 def _range(value: dict[str, Any], middle: str, low: str, high: str, words: Any = None) -> str:

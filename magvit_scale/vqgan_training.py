@@ -120,12 +120,14 @@ def refuse_impossible(config: TrainVQGANConfig) -> None:
 
 
 def build_perceptual(config: TrainVQGANConfig, ranks: Ranks) -> PerceptualLoss | None:
-    """The frozen network of the perceptual loss, computing in the run's precision."""
+    """The frozen network of the perceptual loss, computing in the run's precision and compiled with the rest."""
     kind = perceptual_kind(config.loss)
     if kind == "none":
         return None
     network = PerceptualLoss(kind).to(ranks.device)
     compute_in(network, config.run.precision, ranks.device)
+    if config.run.compile:
+        network.compile()
     return network
 
 

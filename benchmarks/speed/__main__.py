@@ -9,7 +9,7 @@ import gc
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.measure import write_results
 from benchmarks.speed.ceilings import Kernel, build_kernels, take_turn
-from benchmarks.speed.figures import Figure, Round, Workload, measure
+from benchmarks.speed.figures import Figure, Measured, Round, Workload, measure
 from benchmarks.speed.peers import PEERS, not_installed, peers
 from benchmarks.speed.plan import PLANS, Arithmetic, Plan, Setting, SpeedConfig, rounding_as
 from benchmarks.speed.record import NOTE, ceilings, device_name, what_moved
@@ -37,8 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         config = parse(SpeedConfig, argv)
         refuse_impossible(config)
         path = RESULTS / f"speed_{config.device}.json"
-        figures, rounds = run(PLANS[config.device], config)
-        groups = group(figures, rounds, config)
+        groups = group(run(PLANS[config.device], config), config)
         report(json.loads(path.read_text()) if path.exists() else None, groups, config)
         if config.store:
             command = f"python -m benchmarks.speed device={config.device} store=true"
@@ -55,35 +54,42 @@ def refuse_impossible(config: SpeedConfig) -> None:
         raise Refusal(f"rounds={config.rounds}: expected at least 1")
 
 
-def run(plan: Plan, config: SpeedConfig) -> tuple[dict[str, Figure], dict[Arithmetic, list[Round]]]:
-    """All figures by name, and the rounds behind them, arithmetic by arithmetic."""
-    figures, rounds = dict[str, Figure](), dict[Arithmetic, list[Round]]()
+@dataclass
+class Found:
+    """What was measured, of all workloads."""
+
+    figures: dict[str, Figure] = field(default_factory=dict)
+    rounds: dict[Arithmetic, list[Round]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    """By the name of a row, why it is not there."""
+
+
+def run(plan: Plan, config: SpeedConfig) -> Found:
+    """All figures, told as they come."""
+    found = Found()
     for arithmetic in plan.ceilings_in:
         setting = Setting(plan, arithmetic, torch.device(config.device))
         with rounding_as(arithmetic):
             kernels = build_kernels(setting)
-            rounds[arithmetic] = [Round(take_turn(kernels), {})]
+            found.rounds[arithmetic] = [Round(take_turn(kernels), {})]
         for workload in workloads(setting):
             if config.only in workload.name:
-                found, own = measured(workload, kernels, config)
-                figures |= found
-                rounds[arithmetic] += own
-    return figures, rounds
+                add(found, workload, kernels, config)
+    return found
 
 
-def measured(
-    workload: Workload, kernels: Sequence[Kernel], config: SpeedConfig
-) -> tuple[dict[str, Figure], list[Round]]:
-    """A workload's figures, told as they come; none where the device has too little memory for it."""
+def add(found: Found, workload: Workload, kernels: Sequence[Kernel], config: SpeedConfig) -> None:
+    """Measures one workload; without figures where the device has too little memory for it."""
     try:
-        found, rounds = measure(workload, kernels, torch.device(config.device), config.rounds)
+        measured = measure(workload, kernels, torch.device(config.device), config.rounds)
     except torch.OutOfMemoryError:
-        found, rounds = {}, []
-        sys.stdout.write(f"{workload.name}, {workload.arithmetic}: left out, more memory than the device has\n")
-    tell(found)
+        measured = Measured({}, [], {f"{workload.name}, {workload.arithmetic}": "more memory than the device has"})
+    found.figures |= measured.figures
+    found.rounds[workload.arithmetic] += measured.rounds
+    found.failures |= measured.failures
+    tell(measured)
     gc.collect()
     torch.cuda.empty_cache()
-    return found, rounds
 
 
 def workloads(setting: Setting) -> list[Workload]:
@@ -93,26 +99,26 @@ def workloads(setting: Setting) -> list[Workload]:
     return [*inference(setting), *training(setting), *peers(setting)]
 
 
-def tell(figures: dict[str, Figure]) -> None:
-    """A line for each."""
-    for name, figure in figures.items():
+def tell(measured: Measured) -> None:
+    """A line for each row, and for each that could not be."""
+    for name, figure in measured.figures.items():
         sys.stdout.write(
             f"{name}: {figure.seconds:.4g} s ({figure.lowest:.4g} - {figure.highest:.4g}), "
             f"{figure.of_floor:.1%} of its ceiling\n"
         )
-        sys.stdout.flush()
+    sys.stdout.writelines(f"{name}: left out, {reason}\n" for name, reason in measured.failures.items())
+    sys.stdout.flush()
 
 
-def group(
-    figures: dict[str, Figure], rounds: dict[Arithmetic, list[Round]], config: SpeedConfig
-) -> dict[str, dict[str, Any]]:
+def group(found: Found, config: SpeedConfig) -> dict[str, dict[str, Any]]:
     """The tables of the stored file."""
-    device, own = torch.device(config.device), _rows(figures, of_peers=False)
+    device, own = torch.device(config.device), _rows(found.figures, of_peers=False)
     groups = {
         "Set-up": {"device": device_name(device), "torch": torch.__version__},
-        "Ceilings": ceilings(rounds),
+        "Ceilings": ceilings(found.rounds),
         "Figures": own,
-        "Peers, networks of other designs": _rows(figures, of_peers=True),
+        "Left out": found.failures,
+        "Peers, networks of other designs": _rows(found.figures, of_peers=True),
         "Peers that were not there": not_installed(),
     }
     if config.device == "cuda":

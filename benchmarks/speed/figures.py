@@ -3,10 +3,11 @@
 import gc
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.speed.ceilings import Kernel, Turn, take_turn
 from benchmarks.speed.counting import Needs, count_needs
@@ -21,6 +22,8 @@ class Built:
     paths: Mapping[str, Work]
     """The same result by several ways, `plain` first: eager PyTorch, whose operations are counted for all."""
     parameters: int
+    compares: bool = True
+    """Whether the paths' first results are the same but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ class Figure:
     times_reference: float
     times_reference_lowest: float
     times_reference_highest: float
+    differs: float | None
+    """From the plain path's first result: the share of other ids, or the largest difference over the largest value.
+    None where the results do not compare."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +83,53 @@ class Round:
     """By path."""
 
 
-def measure(
-    workload: Workload, kernels: Sequence[Kernel], device: torch.device, num_rounds: int
-) -> tuple[dict[str, Figure], list[Round]]:
-    """Builds a workload, counts it, and times all its paths in turn; figures by the names of their rows."""
+@dataclass(frozen=True)
+class Measured:
+    """A workload's figures by the names of their rows, the rounds behind them, and why a path has none."""
+
+    figures: Mapping[str, Figure]
+    rounds: Sequence[Round]
+    failures: Mapping[str, str]
+
+
+def measure(workload: Workload, kernels: Sequence[Kernel], device: torch.device, num_rounds: int) -> Measured:
+    """Builds a workload, counts it, and times all its paths in turn. A path that fails has no figure; `plain` must
+    not.
+    """
     with rounding_as(workload.arithmetic):
         built = workload.build()
+        expected = built.paths["plain"]()
         needs = count_needs(built.paths["plain"])
         used = [kernel for kernel in kernels if kernel.kind != "convolution" or needs.flops["convolution"]]
-        paths = {path: warmed_up(work, device) for path, work in built.paths.items()}
+        paths, differences, failures = {}, dict[str, float | None](), dict[str, str]()
+        for path, work in built.paths.items():
+            try:
+                found = expected if path == "plain" else work()
+                paths[path] = warmed_up(work, device)
+            except RuntimeError as error:  # of compilers too; the other paths' figures are worth having
+                failures[f"{workload.name}, {workload.arithmetic}, {path}"] = str(error).strip().split("\n")[0]
+                continue
+            differences[path] = difference(expected, found) if built.compares else None
         rounds = [take_round(used, paths) for _ in range(num_rounds)]
-    name = f"{workload.name}, {workload.arithmetic}"
-    figures = {f"{name}, {path}": summarise(workload, path, built.parameters, needs, rounds) for path in paths}
-    return figures, rounds
+    figures = {
+        f"{workload.name}, {workload.arithmetic}, {path}": replace(
+            summarise(workload, path, built.parameters, needs, rounds), differs=differences[path]
+        )
+        for path in paths
+    }
+    return Measured(figures, rounds, failures)
+
+
+def difference(expected: Any, found: Any) -> float | None:
+    """Of two results, tensors or scalars by name, see `Figure.differs`; None of others, as another library's."""
+    if isinstance(expected, Mapping):
+        return max((difference(expected[name], found[name]) or 0.0 for name in expected), default=None)
+    if not isinstance(found, Tensor):
+        return None
+    if not expected.is_floating_point():
+        return float((found != expected).double().mean())
+    largest = expected.detach().abs().max().double()
+    return float((found.detach().double() - expected.double()).abs().max() / largest) if largest else None
 
 
 def take_round(kernels: Sequence[Kernel], paths: Mapping[str, Timed]) -> Round:
@@ -114,7 +154,7 @@ def summarise(workload: Workload, path: str, parameters: int, needs: Needs, roun
         floor_s=statistics.median(floors), of_floor=statistics.median(shares), of_floor_lowest=min(shares),
         of_floor_highest=max(shares), of_mm=statistics.median(of_mm),
         reference=rounds[0].turn.kernels[reference].name, times_reference=statistics.median(times),
-        times_reference_lowest=min(times), times_reference_highest=max(times),
+        times_reference_lowest=min(times), times_reference_highest=max(times), differs=None,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from magvit_scale.config import DiscriminatorConfig, TransformerConfig, VQGANConfig
+from magvit_scale.config import ComputeConfig, DiscriminatorConfig, Precision, TransformerConfig, VQGANConfig
 
 Arithmetic = Literal["fp32", "tf32", "bf16"]
 """fp32: all of it; tf32: products and convolutions of float32 rounded to TF32; bf16: autocast, the rest as tf32."""
@@ -62,6 +62,16 @@ class Setting:
     plan: Plan
     arithmetic: Arithmetic
     device: torch.device
+
+    @property
+    def compute(self) -> ComputeConfig:
+        """Of the fast paths. Compiled on a GPU, where minutes of compiling pay, and there in bf16 alone."""
+        precision: Precision = "bf16" if self.arithmetic == "bf16" else "fp32"
+        return ComputeConfig(precision=precision, compile=self.device.type == "cuda" and precision == "bf16")
+
+    def has_fast_path(self, *, has_linear_layers: bool) -> bool:
+        """Whether a workload has one besides the plain path: compiled, or on a CPU with linear layers by oneDNN."""
+        return self.compute.compile or (self.device.type == "cpu" and has_linear_layers)
 
 
 PAPER: Shape = (16, 128, 128)

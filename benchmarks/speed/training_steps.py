@@ -1,5 +1,7 @@
 """Whole training steps of both stages, as the programs make them, on engines of plain PyTorch."""
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -8,15 +10,16 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from benchmarks.speed.baseline import plain
 from benchmarks.speed.figures import Built, Workload, count_parameters, words
 from benchmarks.speed.plan import Setting
+from benchmarks.speed.timing import Work
 from benchmarks.speed.workloads import latents_of, transformer_config
 from magvit_scale.commit.step import commit_step
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import (
     CodebookUseConfig,
     OptimConfig,
-    Precision,
     RunConfig,
     TrainCommitConfig,
     VQGANLossConfig,
@@ -46,21 +49,24 @@ def training(setting: Setting) -> list[Workload]:
     ]  # fmt: skip
 
 
-def computing(model: nn.Module, setting: Setting) -> nn.Module:
-    """The model on the device, its forward in the arithmetic, as a run has it."""
-    precision: Precision = "bf16" if setting.arithmetic == "bf16" else "fp32"
-    return compute_in(model.to(setting.device), precision, setting.device)
+def computing(model: nn.Module, setting: Setting, *, is_fast: bool) -> nn.Module:
+    """The model on the device, its forward in the arithmetic and perhaps compiled, as a run has it."""
+    compute_in(model.to(setting.device), setting.compute.precision, setting.device)
+    if is_fast and setting.compute.compile:
+        model.compile()
+    return model
 
 
 class PlainEngine:
     """What a step asks of an engine, in one process and without DeepSpeed: the same updates by torch's AdamW."""
 
-    def __init__(self, model: nn.Module, optim: OptimConfig, setting: Setting):
-        self.module = computing(model, setting)
+    def __init__(self, model: nn.Module, optim: OptimConfig, setting: Setting, *, is_fast: bool):
+        self.module = computing(model, setting, is_fast=is_fast)
         self.scale = LossScale("fp32")
         self.largest_norm = optim.gradient_clipping or float("inf")
         rates: Any = {"lr": optim.learning_rate, "betas": optim.betas, "weight_decay": optim.weight_decay}
-        self.optimizer = torch.optim.AdamW(model.parameters(), **rates)
+        is_fused = setting.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(model.parameters(), fused=is_fused, **rates)
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Forward."""
@@ -79,29 +85,55 @@ class PlainEngine:
 
 
 def _train_transformer(setting: Setting) -> Built:
+    model = CommitTransformer(transformer_config(setting.plan, setting.plan.clip))
+    paths = _both(partial(_transformer_step, setting), setting, has_linear_layers=True)
+    # Each path draws its own dropout, so that their losses do not compare.
+    return Built(paths, count_parameters([model]), compares=False)
+
+
+def _both(build: Callable[..., Work], setting: Setting, *, has_linear_layers: bool) -> dict[str, Work]:
+    """As `by_paths`, on networks of their own, which training changes."""
+    paths = {"plain": plain(build(is_fast=False))}
+    return (
+        paths | {"fast": build(is_fast=True)} if setting.has_fast_path(has_linear_layers=has_linear_layers) else paths
+    )
+
+
+def _transformer_step(setting: Setting, *, is_fast: bool) -> Work:
     plan, device, size = setting.plan, setting.device, setting.plan.sequences
     run = RunConfig(folder="none", steps=1, global_batch_size=size)
     model = transformer_config(plan, plan.clip)
     config = TrainCommitConfig(run=run, tokens="none", tokenizer="none", model=model, tasks=("CG",))
-    engine = PlainEngine(CommitTransformer(model), config.optim, setting)
+    engine = PlainEngine(CommitTransformer(model), config.optim, setting, is_fast=is_fast)
     tokens = torch.randint(plan.vqgan.codebook_size, (size, 1, *latents_of(plan, plan.clip)), device=device)
     label = torch.zeros(size, dtype=torch.int64, device=device)
     batch = {"tokens": tokens, "label": label, "position": torch.arange(size)}
-    work = partial(commit_step, engine, [batch], 0, config, ("z",), GUARD)
-    return Built({"plain": work}, count_parameters([engine.module]))
+    return partial(commit_step, engine, [batch], 0, config, ("z",), GUARD)
 
 
 def _train_vqgan(setting: Setting) -> Built:
+    discriminator = replace(setting.plan.discriminator, clip_shape=setting.plan.small_clip)
+    models = VQGAN(setting.plan.vqgan), Discriminator(discriminator)
+    paths = _both(partial(_vqgan_step, setting, models), setting, has_linear_layers=False)
+    return Built(paths, count_parameters(models))
+
+
+def _vqgan_step(setting: Setting, models: tuple[VQGAN, Discriminator], *, is_fast: bool) -> Work:
+    """On copies of the models, so that all paths start alike."""
     plan, device = setting.plan, setting.device
-    models = VQGAN(plan.vqgan), Discriminator(replace(plan.discriminator, clip_shape=plan.small_clip))
-    engines = [PlainEngine(model, OptimConfig(), setting) for model in models]
+    generator, discriminator = (
+        PlainEngine(copy.deepcopy(model), OptimConfig(), setting, is_fast=is_fast and model is models[0])
+        for model in models
+    )
+    torch.manual_seed(0)
     state = VQGANTraining(
-        *engines, perceptual=computing(RandomPerceptual(), setting), loss=VQGANLossConfig(),
+        generator=generator, discriminator=discriminator, loss=VQGANLossConfig(),
+        perceptual=computing(RandomPerceptual(), setting, is_fast=is_fast),
         lecam=LeCam(0.999).to(device), mean_over_ranks=lambda own: own, sum_over_ranks=lambda own: own,
         codebook_use=CodebookUse(plan.vqgan.codebook_size, CodebookUseConfig()).to(device), guard=GUARD,
     )  # fmt: skip
     clips = torch.rand(plan.trained_clips, 3, *plan.small_clip, device=device)
-    return Built({"plain": partial(vqgan_step, state, [clips], 0)}, count_parameters(models))
+    return partial(vqgan_step, state, [clips], 0)
 
 
 class RandomVgg(nn.Module):

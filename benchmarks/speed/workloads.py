@@ -5,12 +5,14 @@ from functools import partial
 
 import torch
 
+from benchmarks.speed.baseline import plain
 from benchmarks.speed.figures import Built, Workload, count_parameters, words
 from benchmarks.speed.peers import official
 from benchmarks.speed.plan import Plan, Setting, Shape
-from benchmarks.speed.timing import inferring
+from benchmarks.speed.timing import Work, inferring
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import TransformerConfig
+from magvit_scale.inference import prepare_tokenizer, prepare_transformer
 from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.vqgan.autoencoder import VQGAN
 
@@ -44,34 +46,51 @@ def transformer_config(plan: Plan, clip: Shape) -> TransformerConfig:
     return replace(plan.transformer, latent_shape=latents_of(plan, clip))
 
 
+def by_paths(ours: Work, setting: Setting, *, has_linear_layers: bool) -> dict[str, Work]:
+    """The plain path, and the fast one where there is one, of the same networks."""
+    paths = {"plain": plain(ours)}
+    return paths | {"fast": ours} if setting.has_fast_path(has_linear_layers=has_linear_layers) else paths
+
+
+def _tokenizer(setting: Setting) -> VQGAN:
+    return prepare_tokenizer(VQGAN(setting.plan.vqgan).eval(), setting.compute, setting.device)
+
+
+def _transformer(setting: Setting, clip: Shape) -> CommitTransformer:
+    model = CommitTransformer(transformer_config(setting.plan, clip)).eval()
+    return prepare_transformer(model, setting.compute, setting.device)
+
+
 def _tokenize(setting: Setting) -> Built:
-    plan, device = setting.plan, setting.device
-    model, clip = VQGAN(plan.vqgan).to(device).eval(), torch.rand(plan.clips, 3, *plan.clip, device=device)
-    plain = inferring(lambda: model.tokenize(clip), setting)
+    plan = setting.plan
+    model, clip = _tokenizer(setting), torch.rand(plan.clips, 3, *plan.clip, device=setting.device)
+    paths = by_paths(inferring(lambda: model.tokenize(clip), setting), setting, has_linear_layers=False)
     size = count_parameters([model.encoder, model.quantizer])
-    return Built({"plain": plain, **official("tokenize", setting)}, size)
+    return Built(paths | official("tokenize", setting), size)
 
 
 def _detokenize(setting: Setting) -> Built:
-    plan, device = setting.plan, setting.device
-    model = VQGAN(plan.vqgan).to(device).eval()
-    ids = torch.randint(plan.vqgan.codebook_size, (plan.clips, *latents_of(plan, plan.clip)), device=device)
-    plain = inferring(lambda: model.detokenize(ids), setting)
+    plan, model = setting.plan, _tokenizer(setting)
+    shape = (plan.clips, *latents_of(plan, plan.clip))
+    ids = torch.randint(plan.vqgan.codebook_size, shape, device=setting.device)
+    paths = by_paths(inferring(lambda: model.detokenize(ids), setting), setting, has_linear_layers=False)
     size = count_parameters([model.decoder, model.quantizer])
-    return Built({"plain": plain, **official("detokenize", setting)}, size)
+    return Built(paths | official("detokenize", setting), size)
 
 
 def _predict(setting: Setting) -> Built:
-    plan, device = setting.plan, setting.device
-    model = CommitTransformer(transformer_config(plan, plan.clip)).to(device).eval()
-    sequence = torch.randint(plan.vqgan.codebook_size, (plan.sequences, len(model.position.weight)), device=device)
-    return Built({"plain": inferring(lambda: model.latent_logits(sequence), setting)}, count_parameters([model]))
+    plan, model = setting.plan, _transformer(setting, setting.plan.clip)
+    shape = (plan.sequences, len(model.position.weight))
+    sequence = torch.randint(plan.vqgan.codebook_size, shape, device=setting.device)
+    work = inferring(lambda: model.latent_logits(sequence), setting)
+    return Built(by_paths(work, setting, has_linear_layers=True), count_parameters([model]))
 
 
 def _sample(setting: Setting) -> Built:
-    plan, device = setting.plan, setting.device
-    tokenizer = VQGAN(plan.vqgan).to(device).eval()
-    transformer = CommitTransformer(transformer_config(plan, plan.small_clip)).to(device).eval()
+    plan, tokenizer = setting.plan, _tokenizer(setting)
+    transformer = _transformer(setting, plan.small_clip)
     pipeline = MagvitPipeline(tokenizer, transformer)
-    plain = inferring(lambda: pipeline("CG", label=0, num_clips=plan.samples).clips, setting)
-    return Built({"plain": plain}, count_parameters([transformer, tokenizer.decoder, tokenizer.quantizer]))
+    work = inferring(lambda: pipeline("CG", label=0, num_clips=plan.samples).clips, setting)
+    size = count_parameters([transformer, tokenizer.decoder, tokenizer.quantizer])
+    # What is sampled hangs on the last digits of the logits, so the paths' clips do not compare.
+    return Built(by_paths(work, setting, has_linear_layers=True), size, compares=False)

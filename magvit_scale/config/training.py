@@ -75,8 +75,8 @@ class RunConfig:
     pixels, but no convolution or product; `blocks`, the inside of every block; `stages`, that of every resolution, or
     of a group of transformer layers."""
     compile: bool = False
-    """Compiles generator or transformer with torch.compile, which takes minutes once; not under ZeRO stage 3. The
-    discriminator stays as it is: r1 differentiates it twice."""
+    """Compiles generator and perceptual loss, or transformer, with torch.compile, which takes minutes once; not under
+    ZeRO stage 3. The discriminator stays as it is: r1 differentiates it twice."""
     dead_after_s: float = 60.0
     """Seconds of silence after which another process counts as dead and ends the run."""
     hang_after_s: float = 1800.0

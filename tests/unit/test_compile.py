@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from magvit_scale.checkpointing import Granularity, checkpoint_activations
+from magvit_scale.vqgan.perceptual import PerceptualLoss
 from tests import tiny_models
 from tests.tiny_models import Loss
 
@@ -58,3 +59,15 @@ def test_r1_cannot_pass_through_a_compiled_discriminator() -> None:
     model.compile(backend="aot_eager")
     with pytest.raises(RuntimeError, match=r"create_graph|double backward"):
         tiny_models.penalise(model).backward()
+
+
+@pytest.mark.slow
+def test_a_compiled_perceptual_loss_has_the_same_gradient() -> None:
+    real, fake = (torch.rand(1, 3, 2, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    gradients = []
+    for is_compiled in (False, True):
+        loss, leaf = PerceptualLoss("random"), fake.clone().requires_grad_()
+        if is_compiled:
+            loss.compile(backend="aot_eager")
+        gradients.append(torch.autograd.grad(loss(real, leaf), leaf)[0])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-8)

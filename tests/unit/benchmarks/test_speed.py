@@ -13,12 +13,12 @@ from benchmarks.speed import peers
 from benchmarks.speed.__main__ import main, run
 from benchmarks.speed.ceilings import Kernel, Turn, build_kernels, convolution_flops
 from benchmarks.speed.counting import Needs, count_needs
-from benchmarks.speed.figures import Built, Round, Workload, measure, summarise
+from benchmarks.speed.figures import Built, Round, Workload, difference, measure, summarise
 from benchmarks.speed.plan import Plan, Setting, SpeedConfig
 from benchmarks.speed.record import ceilings, what_moved
 from benchmarks.speed.targets import NOT_MEASURED, targets
 from benchmarks.speed.timing import Timed, repeats_for
-from magvit_scale.config import DiscriminatorConfig, TransformerConfig, VQGANConfig
+from magvit_scale.config import ComputeConfig, DiscriminatorConfig, TransformerConfig, VQGANConfig
 from magvit_scale.training.flops import count_flops
 from tests import tiny_models
 
@@ -140,21 +140,58 @@ def test_targets_take_the_fastest_path_and_never_guess() -> None:
     assert found["tokenize"]["measured"] == NOT_MEASURED
 
 
+NAMES = ("tokenize", "detokenize", "transformer forward", "COMMIT sampling, 12 steps and detokenize",
+         "transformer training step", "3D-VQGAN training step, G + D + r1 + perceptual")  # fmt: skip
+
+
 def test_all_figures_at_toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.speed.timing.SHORTEST_S", 0.0)
-    figures, rounds = run(TOY, SpeedConfig(rounds=1))
-    assert list(figures) == [
-        f"{name}, fp32, plain"
-        for name in (
-            "tokenize", "detokenize", "transformer forward", "COMMIT sampling, 12 steps and detokenize",
-            "transformer training step", "3D-VQGAN training step, G + D + r1 + perceptual",
-        )
-    ]  # fmt: skip
-    assert len(rounds["fp32"]) == 1 + 6
-    forward, sampling, step = (list(figures.values())[index] for index in (2, 3, 4))
+    found = run(TOY, SpeedConfig(rounds=1))
+    with_linear_layers = [f"{name}, fp32, fast" for name in NAMES[2:5]]
+    assert set(found.figures) == {*(f"{name}, fp32, plain" for name in NAMES), *with_linear_layers}
+    assert not found.failures
+    assert len(found.rounds["fp32"]) == 1 + 6
+    forward, sampling, step = (found.figures[f"{name}, fp32, plain"] for name in NAMES[2:5])
     assert step.tflop > 2.9 * forward.tflop  # forward, and backward to weights and activations
     assert sampling.frames_per_second == pytest.approx(2 * 4 / sampling.seconds)
-    assert all(figure.of_floor > 0 and figure.parameters > 0 for figure in figures.values())
+    assert all(figure.of_floor > 0 and figure.parameters > 0 for figure in found.figures.values())
+    differences = [found.figures[name].differs for name in with_linear_layers]
+    assert differences[0] is not None
+    assert 0 <= differences[0] < 1e-5
+    assert differences[1:] == [None, None]
+
+
+@pytest.mark.slow
+def test_compiled_paths_at_toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, but in float32, without graphs, and traced only: tests/unit/test_inference.py makes code."""
+    monkeypatch.setattr("benchmarks.speed.timing.SHORTEST_S", 0.0)
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compile_module(self, backend="aot_eager"))
+    monkeypatch.setattr(Setting, "compute", ComputeConfig(compile=True))
+    found = run(TOY, SpeedConfig(rounds=1))
+    torch._dynamo.reset()
+    assert not found.failures
+    fast = {name: found.figures[f"{name}, fp32, fast"] for name in NAMES}
+    assert {name: figure.differs is not None for name, figure in fast.items()} == dict.fromkeys(NAMES, True) | {
+        NAMES[3]: False, NAMES[4]: False
+    }  # fmt: skip
+    assert all((figure.differs or 0.0) < 1e-4 for figure in fast.values())
+
+
+def test_a_path_that_fails_costs_no_other_its_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.speed.timing.SHORTEST_S", 0.0)
+    ids = torch.tensor([1, 2, 3, 4])
+
+    def fail() -> None:
+        raise RuntimeError("no such kernel\nat line 7")
+
+    paths = {"plain": lambda: torch.mm(torch.eye(2), torch.eye(2)), "broken": fail, "half": lambda: torch.eye(2) / 2}
+    measured = measure(Workload("work", "fp32", 1, "1", lambda: Built(paths, 1)), kernels(), CPU, 1)
+    assert list(measured.figures) == ["work, fp32, plain", "work, fp32, half"]
+    assert measured.failures == {"work, fp32, broken": "no such kernel"}
+    assert measured.figures["work, fp32, half"].differs == 0.5
+    assert difference(ids, torch.tensor([1, 2, 3, 5])) == 0.25
+    assert difference({"a": ids, "b": ids * 1.0}, {"a": ids, "b": ids * 1.1}) == pytest.approx(0.1)
 
 
 class Halving(torch.nn.Module):
@@ -175,7 +212,7 @@ def test_peers_have_rows_where_they_are_installed(monkeypatch: pytest.MonkeyPatc
     }  # fmt: skip
     tokenize, detokenize = peers.peers(Setting(TOY, "fp32", CPU))
     kernels = build_kernels(Setting(TOY, "fp32", CPU))
-    (one,), (two,) = (measure(row, kernels, CPU, 1)[0].values() for row in (tokenize, detokenize))
+    (one,), (two,) = (measure(row, kernels, CPU, 1).figures.values() for row in (tokenize, detokenize))
     assert (tokenize.name, detokenize.name, one.batch) == ("here, tokenize", "here, detokenize", 1)
     assert 2 * one.tflop == two.tflop == 2 * 2 * 3 * 4 * 16**3 / 1e12
 

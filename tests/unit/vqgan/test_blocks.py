@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magvit_scale.vqgan.blocks import ResidualBlock, convolution, group_norm, pool, upsample
+from magvit_scale.config import Padding
+from magvit_scale.vqgan.blocks import Convolution3d, ResidualBlock, convolution, group_norm, pool, upsample
+from tests import tiny_models
+from tests.fake_gpu import fake_gpu
 
 SIDES = {2: (6, 4), 3: (3, 6, 4)}
 
@@ -106,3 +109,34 @@ def test_upsample_repeats_every_cell(time: bool) -> None:
     assert torch.equal(upsample(x, 3, time=time), expected)
     frame = x[:, :, 0]
     assert torch.equal(upsample(frame, 2), frame.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+@pytest.mark.parametrize("name", ["vqgan", "discriminator"])
+def test_on_a_gpu_every_3d_convolution_answers_channels_last(name: str) -> None:
+    with torch.device("meta"):
+        model = getattr(tiny_models, name)()
+    found: dict[str, bool] = {}
+    for layer, module in model.named_modules():
+        if isinstance(module, Convolution3d):
+            module.register_forward_hook(lambda _, __, x, layer=layer: found.update({layer: is_channels_last(x)}))
+    with fake_gpu():
+        model.to_empty(device="cuda")(torch.empty(2, 3, *tiny_models.SHAPE, device="cuda"))
+    assert len(found) > 5
+    assert all(found.values()), found
+
+
+def is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "zeros"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_compiled_convolution_is_the_same_convolution(
+    kernel: int, padding: Padding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, clip = convolution(3, 5, 7, kernel, padding=padding), torch.rand(2, 5, 3, 4, 6)
+    expected = layer(clip)
+    monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: True)
+    found = layer(clip)
+    torch.testing.assert_close(found, expected)
+    assert is_channels_last(found) or kernel == 1  # which torch multiplies otherwise
