@@ -48,7 +48,7 @@ bench: install  ## speed beside its ceilings on one core, five minutes, and what
 	$(BIN)/python -m benchmarks.table
 
 gpu-check: $(GPU_NEEDS)  ## the same on a GPU, stored, with the torch (2.11 or later) and the numpy that PYTHON has
-	PYTHONPATH="$(CURDIR):$(CURDIR)/$(GPU_NEEDS)" "$(PYTHON)" -m benchmarks.speed device=cuda rounds=5 store=true
+	PYTHONPATH="$(CURDIR):$(CURDIR)/$(GPU_NEEDS)" "$(PYTHON)" -m benchmarks.speed device=cuda rounds=5 minutes=6 store=true
 	"$(PYTHON)" -m benchmarks.table
 
 bench-data: install  ## the data side beside its peers, three minutes; figures into docs/benchmarks.md

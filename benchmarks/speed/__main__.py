@@ -8,6 +8,7 @@ overwrites.
 import gc
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -66,15 +67,17 @@ class Found:
 
 def run(plan: Plan, config: SpeedConfig) -> Found:
     """All figures, told as they come."""
-    found = Found()
+    found, end = Found(), time.monotonic() + 60 * config.minutes
     for arithmetic in plan.ceilings_in:
         setting = Setting(plan, arithmetic, torch.device(config.device))
         with rounding_as(arithmetic):
             kernels = build_kernels(setting)
             found.rounds[arithmetic] = [Round(take_turn(kernels), {})]
         for workload in workloads(setting):
-            if config.only in workload.name:
+            if config.only in workload.name and time.monotonic() < end:
                 add(found, workload, kernels, config)
+            elif config.only in workload.name:
+                found.failures[f"{workload.name}, {arithmetic}"] = f"not begun within minutes={config.minutes:g}"
     return found
 
 

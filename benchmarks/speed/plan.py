@@ -21,6 +21,8 @@ class SpeedConfig:
     device: Literal["cpu", "cuda"] = "cpu"
     rounds: int = 3
     """Of each figure, its reference kernels in each; after one to warm up."""
+    minutes: float = float("inf")
+    """After these no further workload is begun; those are left out by name. One may take two minutes to compile."""
     only: str = ""
     """Part of the names of the figures that are measured; empty takes all."""
     store: bool = False

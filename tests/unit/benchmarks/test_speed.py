@@ -161,6 +161,12 @@ def test_all_figures_at_toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert differences[1:] == [None, None]
 
 
+def test_without_time_everything_is_left_out_by_name() -> None:
+    found = run(TOY, SpeedConfig(minutes=0.0))
+    assert found.figures == {}
+    assert found.failures == {f"{name}, fp32": "not begun within minutes=0" for name in NAMES}
+
+
 @pytest.mark.slow
 def test_compiled_paths_at_toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, but in float32, without graphs, and traced only: tests/unit/test_inference.py makes code."""
