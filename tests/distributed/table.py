@@ -35,9 +35,11 @@ class Partition:
     world: int
     accumulation: int = 1
     offload: bool = False
+    overlap: bool = False
 
     def __str__(self) -> str:
-        return f"stage{self.stage}-world{self.world}-accumulation{self.accumulation}{'-offload' * self.offload}"
+        ways = "-offload" * self.offload + "-overlap" * self.overlap
+        return f"stage{self.stage}-world{self.world}-accumulation{self.accumulation}{ways}"
 
     def settings(self, folder: Path, *, discriminator: bool = False) -> str:
         """DeepSpeed's file, written where it is missing; r1 goes through the discriminator twice, which stage 3
@@ -51,6 +53,9 @@ class Partition:
             zero["stage3_param_persistence_threshold"] = 0  # the default leaves networks of this size whole
         if self.offload:
             zero["offload_optimizer"] = {"device": "cpu"}
+        if self.overlap:
+            # Buckets so small that several are on their way in one backward pass.
+            zero |= {"overlap_comm": True, "reduce_bucket_size": 500}
         aside = path.with_suffix(f".{os.getpid()}")
         aside.write_text(json.dumps({"zero_optimization": zero}))
         aside.replace(path)
@@ -60,6 +65,7 @@ class Partition:
 # Stage 3 comes last: what DeepSpeed does for it stays in the process (spec: elastic checkpoints, section 1).
 PARTITIONS = [
     *(Partition(stage, world, accumulation) for stage in range(4) for world in WORLDS for accumulation in (1, 4)),
+    *(Partition(2, world, accumulation, overlap=True) for world, accumulation in ((2, 1), (4, 4))),
     *(Partition(stage, world, 1, offload=True) for stage in (1, 2, 3) for world in (1, 2)),
 ]
 
