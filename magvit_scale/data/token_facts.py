@@ -9,7 +9,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -71,9 +71,13 @@ class TokenFacts:
         return self.views, len(self.canvases), *self.latent_shape
 
     def as_json(self) -> dict[str, Any]:
-        """The facts as JSON has them: lists for tuples, and no word of what was always so before it could be chosen."""
-        chosen = [item.name for item in fields(TokenFacts) if getattr(self, item.name) != item.default]
-        return dict(json.loads(json.dumps({name: asdict(self)[name] for name in chosen})))
+        """The facts as JSON has them: lists for tuples."""
+        return dict(json.loads(json.dumps({item.name: asdict(self)[item.name] for item in fields(TokenFacts)})))
+
+
+def with_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's content, and what was always so before it could be chosen."""
+    return {item.name: item.default for item in fields(TokenFacts) if item.default is not MISSING} | dict(content)
 
 
 def first_difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, Any, Any]:
@@ -119,7 +123,7 @@ def read_dataset(folder: Path) -> dict[str, Any]:
 
 def facts_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of TokenFacts in a checked dataset.json."""
-    facts = {item.name: content.get(item.name, item.default) for item in fields(TokenFacts)}
+    facts = {item.name: with_defaults(content)[item.name] for item in fields(TokenFacts)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
 
 
@@ -171,6 +175,6 @@ _VALID = {
     "codebook_size": lambda value: _is_count(value) and value <= MOST_CODES,
     "classes": _is_names,
     "num_shards": _is_count,
-    "precision": lambda value: value is None or value in get_args(Precision),
+    "precision": lambda value: value is None or value in get_args(Precision),  # none in files of before
     "shards": lambda value: isinstance(value, list) and all(map(_is_shard, value)),
 }

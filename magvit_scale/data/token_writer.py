@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magvit_scale.config import Refusal
-from magvit_scale.data.token_facts import TokenFacts, first_difference, hash_of, token_shard_name
+from magvit_scale.data.token_facts import TokenFacts, first_difference, hash_of, token_shard_name, with_defaults
 from magvit_scale.data.token_tar import DamagedShard, Labels, Tokens, open_token_tar, write_token_tar
 from magvit_scale.files import is_running, sha256, write_json
 
@@ -35,7 +35,7 @@ def claim_token_folder(folder: Path, facts: TokenFacts) -> None:
         with _private(path) as private:
             write_json(private, wanted)
             _link(private, path)
-    if (found := _read_object(path)) != wanted:
+    if (found := with_defaults(_read_object(path))) != wanted:
         key, was, now = first_difference(found, wanted)
         raise Refusal(f"{path} has {key}={was}, this run {key}={now}; give another output or delete it")
 

@@ -21,7 +21,7 @@ from magvit_scale.metrics.tokens import codebook_use
 from magvit_scale.train_commit import open_shards
 from magvit_scale.training import distributed
 from magvit_scale.vqgan.autoencoder import VQGAN
-from tests import tiny_tokens
+from tests import tiny_models, tiny_tokens
 from tests.tiny_tokens import LATENT_SHAPE, NUM_CODES, NUM_SHARDS, NUM_VIDEOS
 
 Sources = tuple[Path, Path]
@@ -147,6 +147,27 @@ def test_near_ties_are_told_from_differences(sources: Sources, monkeypatch: pyte
     assert (found.different, found.near_ties) == (ids.numel(), 0)
 
 
+def test_tokens_in_16_bits_say_so_and_those_without_a_word_are_of_float32(
+    sources: Sources, tokens: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "bf16"
+    with tiny_models.without_onednn():
+        precompute_tokens.main(tiny_tokens.arguments(*sources, output, "compute.precision=bf16", "tasks=[FP]"))
+    rounded = TokenShards.open(output)
+    assert rounded.precision == "bf16"
+    equal = [np.mean(a[..., :2, :, :, :] == b) for a, b in zip(TokenShards.open(tokens).tokens, rounded.tokens,
+                                                               strict=True)]  # fmt: skip
+    assert 0.5 < np.mean(equal) < 1.0  # near ties fall otherwise
+    for name in ("source.json", "dataset.json"):  # as an older version wrote them
+        content = json.loads((tokens / name).read_text())
+        del content["precision"]
+        if "hash" in content:
+            content["hash"] = hash_of(content)
+        (tokens / name).write_text(json.dumps(content))
+    precompute_tokens.main(tiny_tokens.arguments(*sources, tokens))
+    assert TokenShards.open(tokens).precision == "fp32"
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
@@ -157,6 +178,7 @@ def test_near_ties_are_told_from_differences(sources: Sources, monkeypatch: pyte
         ("clips.num_frames=5", "expected multiples of"),
         ("clips.split=test", r"source.json has clips.split=train, this run clips.split=test"),
         ("clips.horizontal_flip=false", r"source.json has clips.horizontal_flip=True, this run"),
+        ("compute.precision=bf16", r"source.json has precision=fp32, this run precision=bf16"),
         ("tasks=[FP]", r"source.json has canvases=\['z', 'FP', 'OPC'\], this run"),
     ],
 )
