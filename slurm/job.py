@@ -4,7 +4,6 @@ The pickle holds arguments only. What a stage has done is on the disk, so a rest
 bare requeue) continues as well as one from a new pickle.
 """
 
-import importlib
 import json
 import os
 import signal
@@ -26,6 +25,7 @@ from magvit_scale.files import write_json
 from magvit_scale.training.launched import NUM_PORTS, hostnames, node_name, port_of
 from magvit_scale.training.signals import STOPPED_STATUS
 from slurm import guard, preflight
+from slurm.lifetime import imported, leaves_at_once
 from slurm.stages import Stage, read_marker
 
 
@@ -41,6 +41,10 @@ class Job:
 
     def __call__(self) -> None:
         """Sets the environment that torchrun would set, runs the program, notes how this rank has ended."""
+        with leaves_at_once():
+            self._run()
+
+    def _run(self) -> None:
         started = time.monotonic()
         here = submitit.JobEnvironment()
         here.paths.result_pickle.unlink(missing_ok=True)
@@ -52,8 +56,8 @@ class Job:
             os.environ.update(rank_environment(here, self.stage, self.port))
             if preflight.is_wanted(self.stage) and self.lifeline is None:
                 preflight.examine(self.stage, attempt(), NUM_PORTS + _port_of_start())
-            run_program(self.stage)
-        finish(self.stage, here.num_tasks, time.monotonic() - started)
+            main_seconds = run_program(self.stage)
+        finish(self.stage, here.num_tasks, time.monotonic() - started, main_seconds)
         if watcher:
             watcher.kill()
             watcher.wait()
@@ -87,14 +91,20 @@ def stop_when_asked() -> None:
     signal.signal(signal.SIGUSR2, stop)
 
 
-def run_program(stage: Stage) -> None:
-    """Calls the stage's main(argv); bad input becomes one line on stderr and exit status 1."""
-    with refusals_end_the_program(stage.program):
+def run_program(stage: Stage) -> float:
+    """Calls the stage's main(argv); bad input becomes one line on stderr and exit status 1.
+
+    Returns:
+        Seconds that main took, which importing it did not.
+    """
+    with refusals_end_the_program(stage.program), imported(stage.program) as program:
+        began = time.monotonic()
         try:
-            importlib.import_module(stage.program).main(list(stage.argv))
+            program.main(list(stage.argv))
         except SystemExit as end:
             if end.code:  # none and 0 are good ends
                 raise
+        return time.monotonic() - began
 
 
 @contextmanager
@@ -114,12 +124,20 @@ def _noted(stage: Stage, rank: int) -> Iterator[None]:
         write_json(stage.rank_marker(attempt(), rank), note | {"time": time.time()})
 
 
-def finish(stage: Stage, num_ranks: int, seconds: float) -> None:
-    """Writes the stage's marker if every rank has ended well; the last rank to end finds that so."""
+def finish(stage: Stage, num_ranks: int, seconds: float, main_seconds: float) -> None:
+    """Writes the stage's marker if every rank has ended well; the last rank to end finds that so.
+
+    Args:
+        stage: of this rank.
+        num_ranks: of the stage.
+        seconds: that this rank took, importing included.
+        main_seconds: of them those that the program's main took.
+    """
     notes = read_notes(stage, attempt())
     if sum(note["status"] == 0 for note in notes.values()) == num_ranks:
         # The notes stay: another rank may be reading them to the same end.
-        write_json(stage.marker, stage.record(seconds=round(seconds, 1), job_id=_job_id(stage)))
+        took = {"seconds": round(seconds, 1), "main_seconds": round(main_seconds, 2), "time": time.time()}
+        write_json(stage.marker, stage.record(**took, job_id=_job_id(stage)))
 
 
 def read_notes(stage: Stage, of_attempt: str) -> dict[int, dict[str, Any]]:

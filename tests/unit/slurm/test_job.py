@@ -84,11 +84,12 @@ def test_the_stage_is_finished_when_every_rank_of_one_attempt_has_ended_well(sta
     write_json(stage.started_marker, stage.record(job_id="7"))
     for attempt, rank, status in (("7-2", 0, 0), ("7-1", 1, 0), ("7-2", 1, 75)):
         write_json(stage.rank_marker(attempt, rank), {"status": status})
-    job.finish(stage, 2, 1.0)
+    job.finish(stage, 2, 1.0, 0.5)
     assert not stage.is_finished
     write_json(stage.rank_marker("7-2", 1), {"status": 0})
-    job.finish(stage, 2, 1.26)
-    assert read_marker(stage.marker) | {"seconds": 1.3, "job_id": "7"} == read_marker(stage.marker)
+    job.finish(stage, 2, 1.26, 0.756)
+    known = {"seconds": 1.3, "main_seconds": 0.76, "job_id": "7"}
+    assert read_marker(stage.marker) | known == read_marker(stage.marker)
     assert sorted(job.read_notes(stage, "7-2")) == [0, 1]
     job.forget_ranks(stage)
     assert not list(Path(stage.folder).glob("*.rank*.json"))
