@@ -21,10 +21,12 @@ OUTPUT = Path(__file__).parent / "results" / "demo.json"
 FIRST, LAST = 4, 9
 """Profiled steps; those before them warm up."""
 BETWEEN = "Python between them"
-NOTE = """Stages ran as processes on all cores: seconds are the clock's. Outside of its steps is what a training stage
-spent before the first, after the last, between them (checkpoints, samples) and on waiting for data. Operators: share of
-the profiled steps' time, without what they call; the 3D VQGAN with its discriminator, which in the demo works in the
-last quarter."""
+NOTE = """Stages ran as processes on all cores: seconds are the clock's, from the launcher's start of a stage to its
+start of the next one. Start: until the stage's program is called - the launcher, Python, imports, of which torch alone
+takes a second. End: from the program's end to the next stage. Both are outside of a stage's work; of a training stage
+all is that is not in its steps: setting up, checkpoints, samples, waiting for data. Reading its configuration (0.01 s)
+and meeting the other ranks (0.4 s) count as work where there are no steps. Operators: share of the profiled steps'
+time, without what they call; the 3D VQGAN with its discriminator, which in the demo works in the last quarter."""
 
 
 @dataclass(frozen=True)
@@ -73,24 +75,47 @@ def finished_demo(arguments: Sequence[str]) -> Path:
 
 
 def by_stage(root: Path) -> dict[str, dict[str, str]]:
-    """Rows in the order in which the stages ended."""
-    markers = [path for path in (root / "stages").glob("*.json") if path.with_suffix(".started.json").exists()]
-    seconds = {
-        path.stem: json.loads(path.read_text())["seconds"]
-        for path in sorted(markers, key=lambda path: path.stat().st_mtime)
-    }
+    """Rows in the order of the stages.
+
+    Raises:
+        Refusal: the demo was run by a version that did not record what this one shows.
+    """
+    stages = sorted((_read(path) for path in (root / "stages").glob("*.started.json")), key=lambda stage: stage.began)
+    ends = [*(stage.began for stage in stages[1:]), stages[-1].ended]
+    whole = stages[-1].ended - stages[0].began
+    return {stage.name: _row(stage, left, whole, root) for stage, left in zip(stages, ends, strict=True)}
+
+
+@dataclass(frozen=True)
+class Lived:
+    """When a stage's first process was started and its last one had ended, seconds since 1970, and what lay between."""
+
+    name: str
+    began: float
+    ended: float
+    main_seconds: float
+
+
+def _read(started: Path) -> Lived:
+    name = started.name.removesuffix(".started.json")
+    marker = started.with_name(f"{name}.json")
+    began, ended = json.loads(started.read_text()), json.loads(marker.read_text())
+    if "time" not in began or "main_seconds" not in ended:
+        raise Refusal(f"{marker} does not say when the stage began and worked; run `make demo` again")
+    return Lived(name, began["time"], ended["time"], ended["main_seconds"])
+
+
+def _row(stage: Lived, left: float, whole: float, root: Path) -> dict[str, str]:
+    seconds, work = left - stage.began, stage.main_seconds
+    if (metrics := root / stage.name / "metrics.jsonl").exists():
+        work = seconds_in_steps([json.loads(line) for line in metrics.read_text().splitlines()])
     return {
-        stage: {"seconds": f"{own:.1f}", "of the demo": f"{own / sum(seconds.values()):.1%}",
-                "outside of its steps": _outside(root / stage / "metrics.jsonl", own)}
-        for stage, own in seconds.items()
-    }  # fmt: skip
-
-
-def _outside(metrics: Path, seconds: float) -> str:
-    if not metrics.exists():
-        return "no steps"
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return f"{1 - seconds_in_steps(lines) / seconds:.1%}"
+        "seconds": f"{seconds:.1f}",
+        "of the demo": f"{seconds / whole:.1%}",
+        "start": f"{stage.ended - stage.main_seconds - stage.began:.1f} s",
+        "end": f"{left - stage.ended:.1f} s",
+        "outside of its work": f"{1 - work / seconds:.1%}",
+    }
 
 
 def seconds_in_steps(lines: Sequence[dict[str, float]]) -> float:

@@ -53,7 +53,7 @@ def _run(stages: list[Stage], config: LaunchConfig) -> None:
         if stage.is_finished:
             _say("finished before")
             continue
-        write_json(stage.started_marker, stage.record())
+        write_json(stage.started_marker, stage.record(time=time.time()))
         forget_ranks(stage)
         _run_here(stage) if config.cluster == "debug" else run_local(stage)
         forget_ranks(stage)
@@ -63,8 +63,8 @@ def _run(stages: list[Stage], config: LaunchConfig) -> None:
 
 def _run_here(stage: Stage) -> None:
     began = time.monotonic()
-    run_program(stage)
-    finish(stage, 0, time.monotonic() - began)
+    main_seconds = run_program(stage)
+    finish(stage, 0, time.monotonic() - began, main_seconds)
 
 
 def _submit(stages: list[Stage], config: LaunchConfig) -> None:

@@ -1,7 +1,6 @@
 """The demo's time by stage, from the records of a run."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from torch.profiler import ProfilerActivity, record_function
 from torch.profiler import profile as torch_profile
 
 from benchmarks.demo import by_stage, hottest, main, seconds_in_steps
+from magvit_scale.config import Refusal
 
 
 def test_seconds_in_steps_leave_waiting_and_all_between_them_out() -> None:
@@ -21,19 +21,32 @@ def test_seconds_in_steps_leave_waiting_and_all_between_them_out() -> None:
     assert seconds_in_steps(lines) == 10 * 1.5 + 20 * 1.0
 
 
-def test_stages_come_in_their_order_with_their_shares(tmp_path: Path) -> None:
-    (tmp_path / "stages").mkdir()
+def note(root: Path, name: str, began: float, **ended: float) -> None:
+    (root / "stages").mkdir(exist_ok=True)
+    (root / "stages" / f"{name}.started.json").write_text(json.dumps({"time": began}))
+    (root / "stages" / f"{name}.json").write_text(json.dumps(ended))
+
+
+def test_stages_come_in_their_order_with_what_lies_outside_of_their_work(tmp_path: Path) -> None:
+    note(tmp_path, "train", 100.0, time=139.0, main_seconds=36.0, seconds=38.0)
+    note(tmp_path, "after", 140.0, time=200.0, main_seconds=57.0, seconds=59.0)
+    (tmp_path / "stages" / "chain.json").write_text("{}")
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "metrics.jsonl").write_text(json.dumps({"step": 10, "perf/step_s": 3, "perf/data_wait_s": 0}))
-    for place, (name, seconds) in enumerate((("train", 40.0), ("b", 60.0))):
-        (tmp_path / "stages" / f"{name}.started.json").write_text("{}")
-        (tmp_path / "stages" / f"{name}.json").write_text(json.dumps({"seconds": seconds}))
-        os.utime(tmp_path / "stages" / f"{name}.json", (place, place))
-    (tmp_path / "stages" / "chain.json").write_text("{}")
-    assert by_stage(tmp_path) == {
-        "train": {"seconds": "40.0", "of the demo": "40.0%", "outside of its steps": "25.0%"},
-        "b": {"seconds": "60.0", "of the demo": "60.0%", "outside of its steps": "no steps"},
-    }
+    rows = by_stage(tmp_path)
+    assert list(rows) == ["train", "after"]
+    assert rows["train"] == {
+        "seconds": "40.0", "of the demo": "40.0%", "start": "3.0 s", "end": "1.0 s", "outside of its work": "25.0%"
+    }  # fmt: skip
+    assert rows["after"] == {
+        "seconds": "60.0", "of the demo": "60.0%", "start": "3.0 s", "end": "0.0 s", "outside of its work": "5.0%"
+    }  # fmt: skip
+
+
+def test_a_demo_that_has_not_recorded_its_times_is_refused(tmp_path: Path) -> None:
+    note(tmp_path, "videos", 1.0, seconds=11.4)
+    with pytest.raises(Refusal, match=r"videos\.json does not say when .* run `make demo` again"):
+        by_stage(tmp_path)
 
 
 def test_the_profilers_table_is_read() -> None:
