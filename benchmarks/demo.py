@@ -18,6 +18,8 @@ from benchmarks.measure import write_results
 from magvit_scale.config import Refusal, refusals_end_the_program
 
 OUTPUT = Path(__file__).parent / "results" / "demo.json"
+STARTED = "stages/*.started.json"
+"""The launcher's note of a stage, within the run folder."""
 FIRST, LAST = 4, 9
 """Profiled steps; those before them warm up."""
 BETWEEN = "Python between them"
@@ -63,13 +65,13 @@ def finished_demo(arguments: Sequence[str]) -> Path:
     """The run folder that is named.
 
     Raises:
-        Refusal: none is, or it holds no demo that was trained to its end.
+        Refusal: none is, or it holds no demo that ran to its end.
     """
     if len(arguments) != 1:
         raise Refusal(f"found {len(arguments)} arguments, expected the run folder of a finished `make demo`")
     root = Path(arguments[0]).resolve()
-    for trained in TRAINED:
-        if not (marker := root / "stages" / f"{trained.stage}.json").exists():
+    for name in (*(trained.stage for trained in TRAINED), *map(_name, root.glob(STARTED))):
+        if not (marker := root / "stages" / f"{name}.json").exists():
             raise Refusal(f"{marker} is missing; expected the run folder of a finished `make demo`")
     return root
 
@@ -80,7 +82,7 @@ def by_stage(root: Path) -> dict[str, dict[str, str]]:
     Raises:
         Refusal: the demo was run by a version that did not record what this one shows.
     """
-    stages = sorted((_read(path) for path in (root / "stages").glob("*.started.json")), key=lambda stage: stage.began)
+    stages = sorted(map(_read, root.glob(STARTED)), key=lambda stage: stage.began)
     ends = [*(stage.began for stage in stages[1:]), stages[-1].ended]
     whole = stages[-1].ended - stages[0].began
     return {stage.name: _row(stage, left, whole, root) for stage, left in zip(stages, ends, strict=True)}
@@ -97,12 +99,16 @@ class Lived:
 
 
 def _read(started: Path) -> Lived:
-    name = started.name.removesuffix(".started.json")
+    name = _name(started)
     marker = started.with_name(f"{name}.json")
     began, ended = json.loads(started.read_text()), json.loads(marker.read_text())
     if "time" not in began or "main_seconds" not in ended:
         raise Refusal(f"{marker} does not say when the stage began and worked; run `make demo` again")
     return Lived(name, began["time"], ended["time"], ended["main_seconds"])
+
+
+def _name(started: Path) -> str:
+    return started.name.removesuffix(".started.json")
 
 
 def _row(stage: Lived, left: float, whole: float, root: Path) -> dict[str, str]:

@@ -64,5 +64,10 @@ def test_the_profilers_table_is_read() -> None:
 def test_a_folder_without_a_demo_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"vqgan_2d\.json is missing"):
         main([str(tmp_path)])
+    for name in ("vqgan_2d", "vqgan_3d", "commit", "judge"):
+        note(tmp_path, name, 1.0)
+    (tmp_path / "stages" / "judge.json").unlink()
+    with pytest.raises(SystemExit, match=r"judge\.json is missing"):
+        main([str(tmp_path)])
     with pytest.raises(SystemExit, match="found 0 arguments"):
         main([])
