@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from magvit_scale.checkpointing import checkpoint_activations
 from magvit_scale.config import OptimConfig, Refusal, RunConfig
+from magvit_scale.freed_memory import keep_freed_memory
 from magvit_scale.precision import compute_in
 from magvit_scale.pretrained import shapes_of
 from magvit_scale.training.engine import Engine
@@ -66,6 +67,8 @@ def start(store: dist.Store | None = None, timeout: timedelta = GROUP_TIMEOUT) -
     # On a CPU a converging model's gradients become denormal numbers, and products with them take twice as long.
     torch.set_flush_denormal(True)
     has_gpu = torch.cuda.is_available()
+    if not has_gpu:
+        keep_freed_memory()
     backend = "nccl" if has_gpu else "gloo"
     if not dist.is_initialized():
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
