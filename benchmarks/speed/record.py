@@ -18,6 +18,10 @@ what the programs do: on a CPU linear layers by oneDNN, on a GPU compiled networ
 (`compute.compile`, `run.compile`). Fast rows say how far their first result is from the plain one's: a share of other
 ids, or of the largest value."""
 
+SMALLEST_CHANGE = 0.1
+"""Two runs of one program have differed by 7 % and more than the three rounds of either, on a machine shared with
+others."""
+
 
 def ceilings(rounds: Mapping[Arithmetic, Sequence[Round]]) -> dict[str, dict[str, str]]:
     """The reference kernels' rates over all rounds of all figures."""
@@ -36,8 +40,8 @@ def _rates(values: list[float], unit: str) -> dict[str, str]:
 
 
 def what_moved(stored: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """One line for each figure whose time, in times of its reference kernel, moved by more than its spread in both
-    runs, or that is not in both.
+    """One line for each figure whose time, in times of its reference kernel, moved by more than its spread in either
+    run and by more than `SMALLEST_CHANGE`, or that is not in both.
     """
     lines = [f"{name}: not measured now" for name in stored if name not in found]
     for name, own in found.items():
@@ -53,7 +57,7 @@ def what_moved(stored: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]
 def _moved(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     old, new = before["times_reference"], now["times_reference"]
     spread = max(row["times_reference_highest"] - row["times_reference_lowest"] for row in (before, now))
-    if abs(new - old) <= spread:
+    if abs(new - old) <= spread or max(new, old) / min(new, old) < 1 + SMALLEST_CHANGE:
         return []
     change = "faster" if new < old else "slower"
     return [

@@ -109,8 +109,10 @@ def test_what_moved_is_what_left_its_spread() -> None:
         "gone": row(1, 1),
         "other": row(1, 0, "convolution"),
         "up": row(3, 0),
+        "barely": row(10, 0),
     }
-    found = {"calm": row(8, 1), "wide": row(8, 1), "new": row(1, 1), "other": row(5, 0), "up": row(4.5, 1)}
+    found = {"calm": row(8, 1), "wide": row(8, 1), "new": row(1, 1), "other": row(5, 0), "up": row(4.5, 1),
+             "barely": row(10.9, 0)}  # fmt: skip
     assert what_moved(stored, found) == [
         "gone: not measured now",
         "calm: 25% faster, 8 times its reference kernel, was 10",
