@@ -1,24 +1,20 @@
-"""Other people's code in the same process, where it is installed: the official one by its own networks, which are ours,
-and tokenizers of other designs, of which operations per second compare and seconds do not.
+"""Other people's tokenizers in the same process, where they are installed: of other designs, so that operations per
+second compare and seconds do not.
 """
 
-import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.speed.figures import Built, Workload, count_parameters, words
+from benchmarks.speed.official import what_is_missing
 from benchmarks.speed.plan import Setting
-from benchmarks.speed.timing import Work, inferring
+from benchmarks.speed.timing import inferring
 
-CHECKOUT = "MAGVIT_JAX"
-"""Environment variable: folder of a checkout of google-research/magvit."""
 LUCIDRAINS_LAYERS = (
     "residual", "compress_space", ("consecutive_residual", 2), "compress_space", ("consecutive_residual", 2),
     "linear_attend_space", "compress_space", ("consecutive_residual", 2), "attend_space", "compress_time",
@@ -82,11 +78,8 @@ def peers(setting: Setting) -> list[Workload]:
 def not_installed() -> dict[str, str]:
     """Why a peer has no rows."""
     found = {name: f"{package} is not installed" for name, (package, _) in PEERS.items() if not find_spec(package)}
-    if CHECKOUT not in os.environ:
-        found["official JAX code"] = f"{CHECKOUT} does not name a checkout"
-    elif not find_spec("jax"):
-        found["official JAX code"] = "jax is not installed"
-    return found
+    official = what_is_missing()
+    return found | {"official JAX code": official} if official else found
 
 
 def _build(build: Callable[[], Tokenizer], verb: str, setting: Setting) -> Built:
@@ -98,29 +91,3 @@ def _build(build: Callable[[], Tokenizer], verb: str, setting: Setting) -> Built
         ids = work()
         work = inferring(lambda: tokenizer.detokenize(ids), setting)
     return Built({"plain": work}, count_parameters([tokenizer.model]))
-
-
-def official(verb: str, setting: Setting) -> dict[str, Work]:
-    """The official 3D-VQ-B in JAX as one more path of our own figure, compiled, on JAX's default device and in its
-    default arithmetic, TF32 on a GPU; {} where it or JAX is not there. Nobody has run this yet: the machine that it was
-    written on has no JAX.
-    """
-    if setting.arithmetic == "bf16" or not_installed().get("official JAX code"):
-        return {}
-    sys.path.append(os.environ[CHECKOUT])
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    import jax
-    from videogvt.configs.vqgan3d_ucf101_config import get_config
-    from videogvt.models.vqvae import VQVAE
-
-    plan = setting.plan
-    model, clip = VQVAE(get_config("B")), jax.numpy.zeros((plan.clips, *plan.clip, 3))
-    weights = jax.jit(model.init)(jax.random.PRNGKey(0), clip)
-
-    def compiled(method: Any, given: Any) -> Any:
-        run = jax.jit(lambda weights, given: model.apply(weights, given, method=method))
-        return lambda: jax.block_until_ready(run(weights, given))
-
-    tokenize = compiled(model.encode_to_indices, clip)
-    work = tokenize if verb == "tokenize" else compiled(model.decode_from_indices, tokenize())
-    return {"official JAX": work}

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.speed.baseline import plain
 from benchmarks.speed.figures import Built, Workload, count_parameters, words
-from benchmarks.speed.peers import official
+from benchmarks.speed.official import official_detokenize, official_logits, official_tokenize
 from benchmarks.speed.plan import Plan, Setting, Shape
 from benchmarks.speed.timing import Work, inferring
 from magvit_scale.commit.transformer import CommitTransformer
@@ -66,7 +66,7 @@ def _tokenize(setting: Setting) -> Built:
     model, clip = _tokenizer(setting), torch.rand(plan.clips, 3, *plan.clip, device=setting.device)
     paths = by_paths(inferring(lambda: model.tokenize(clip), setting), setting, has_linear_layers=False)
     size = count_parameters([model.encoder, model.quantizer])
-    return Built(paths | official("tokenize", setting), size)
+    return Built(paths | official_tokenize(model, clip, setting), size)
 
 
 def _detokenize(setting: Setting) -> Built:
@@ -75,7 +75,7 @@ def _detokenize(setting: Setting) -> Built:
     ids = torch.randint(plan.vqgan.codebook_size, shape, device=setting.device)
     paths = by_paths(inferring(lambda: model.detokenize(ids), setting), setting, has_linear_layers=False)
     size = count_parameters([model.decoder, model.quantizer])
-    return Built(paths | official("detokenize", setting), size)
+    return Built(paths | official_detokenize(model, ids, setting), size)
 
 
 def _predict(setting: Setting) -> Built:
@@ -83,7 +83,8 @@ def _predict(setting: Setting) -> Built:
     shape = (plan.sequences, len(model.position.weight))
     sequence = torch.randint(plan.vqgan.codebook_size, shape, device=setting.device)
     work = inferring(lambda: model.latent_logits(sequence), setting)
-    return Built(by_paths(work, setting, has_linear_layers=True), count_parameters([model]))
+    paths = by_paths(work, setting, has_linear_layers=True)
+    return Built(paths | official_logits(model, sequence, setting), count_parameters([model]))
 
 
 def _sample(setting: Setting) -> Built:
