@@ -4,9 +4,11 @@ on our inputs, compiled, on JAX's device of the same kind and in its default ari
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,8 +23,7 @@ from magvit_scale.vqgan.autoencoder import VQGAN
 from magvit_scale.vqgan.flax import vqgan_leaves
 
 CHECKOUT = "MAGVIT_JAX"
-"""Environment variable: folder of a checkout of google-research/magvit. Its losses import TensorFlow, which nothing
-here calls: an empty folder `tensorflow` in the checkout will do."""
+"""Environment variable: folder of a checkout of google-research/magvit."""
 PACKAGES = ("jax", "flax", "ml_collections")
 NAME = "official JAX"
 ENVIRONMENT = {
@@ -101,9 +102,22 @@ def _prepare(setting: Setting) -> bool:
 def _tokenizer(model: VQGAN) -> Any:
     """3D-VQ-B, padded as ours."""
     from videogvt.configs.vqgan3d_ucf101_config import get_config
-    from videogvt.models.vqvae import VQVAE
 
+    with _tensorflow_stood_in():
+        from videogvt.models.vqvae import VQVAE
     config = get_config("B")
     if model.config.padding == "reflect":
         config.vqvae.custom_conv_padding = "reflect"
     return VQVAE(config)
+
+
+@contextmanager
+def _tensorflow_stood_in() -> Iterator[None]:
+    """The checkout's losses import TensorFlow, which nothing here calls. Nobody finds the empty one later: einops would
+    take tensors for its.
+    """
+    sys.modules["tensorflow"] = ModuleType("tensorflow")
+    try:
+        yield
+    finally:
+        del sys.modules["tensorflow"]

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -38,8 +39,8 @@ class Network:
 
 
 @pytest.fixture
-def networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Network]]:
-    """Those that the checkout's classes made."""
+def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Network]]:
+    """Those that the checkout's classes made. One of its modules is a file, which imports what it does not need."""
     made: list[Network] = []
 
     def make(*config: Any, **sizes: int) -> Network:
@@ -50,23 +51,26 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Network]]:
         "jax": {"jit": lambda f: f, "device_put": lambda tree: tree, "block_until_ready": lambda result: result},
         "flax.traverse_util": {"unflatten_dict": lambda tree, sep: tree},
         "videogvt.configs.vqgan3d_ucf101_config": {"get_config": lambda _: SimpleNamespace(vqvae=SimpleNamespace())},
-        "videogvt.models.vqvae": {"VQVAE": make},
+        "videogvt.models": {"__path__": [str(tmp_path)]},
         "videogvt.models.simplified_bert": {"Bert": make},
     }
-    for name in (*contents, "flax", "ml_collections", "videogvt", "videogvt.configs", "videogvt.models"):
+    for name in (*contents, "flax", "ml_collections", "videogvt", "videogvt.configs"):
         module = ModuleType(name)
         module.__spec__ = ModuleSpec(name, None)
         vars(module).update(contents.get(name, {}))
         monkeypatch.setitem(sys.modules, name, module)
+    (tmp_path / "vqvae.py").write_text("import tensorflow\nfrom videogvt.models.simplified_bert import Bert as VQVAE\n")
     monkeypatch.setattr(sys, "path", [*sys.path])
     with mock.patch.dict(os.environ, MAGVIT_JAX="checkout"):
         for name in (*ENVIRONMENT, "JAX_PLATFORMS"):
             os.environ.pop(name, None)
         yield made
+    sys.modules.pop("videogvt.models.vqvae", None)
 
 
 def test_the_official_code_is_a_path_with_our_weights_on_our_inputs(networks: list[Network]) -> None:
     paths = {workload.name: workload.build().paths for workload in inference(Setting(TOY, "fp32", CPU))}
+    assert "tensorflow" not in sys.modules
     assert [name for name, ways in paths.items() if "official JAX" in ways] == list(NAMES[:3])
     assert not any(network.asked for network in networks)  # it compiles only where it is measured
     ids, clip, logits = (paths[name]["official JAX"]() for name in NAMES[:3])
