@@ -74,8 +74,8 @@ class Throughput:
 
         Args:
             names: of its scalars.
-            flops: operations of it on this rank (`flops.count_flops`), if they were counted. A window with a step of a
-                kind that never was has no `perf/tflops` and no `perf/mfu`.
+            flops: operations of it on this rank (`flops.count_flops`), if they were counted. A step of a kind that was
+                not goes for one that was, so that the same names are logged wherever a run is interrupted.
         """
         kind = frozenset(names)
         self._flops_of[kind] = flops or self._flops_of.get(kind)
@@ -113,12 +113,16 @@ class Throughput:
         rates = {"samples_per_s": samples_per_s, "samples_per_s_per_rank": samples_per_s / self.world_size}
         if self.frames_per_sample:
             rates["frames_per_s"] = samples_per_s * self.frames_per_sample
-        flops = [self._flops_of[kind] or 0.0 for kind in self._kinds]
-        if all(flops):
-            rates["tflops"] = sum(flops) / len(flops) / step_s / 1e12
-        if all(flops) and self.peak_flops:
-            rates["mfu"] = sum(flops) / len(flops) / step_s / self.peak_flops
+        if flops := self._flops_per_step():
+            rates["tflops"] = flops / step_s / 1e12
+        if flops and self.peak_flops:
+            rates["mfu"] = flops / step_s / self.peak_flops
         return {f"perf/{name}": value for name, value in rates.items()}
+
+    def _flops_per_step(self) -> float:
+        counted = [flops for flops in map(self._flops_of.get, self._kinds) if flops]
+        counted = counted or [flops for flops in self._flops_of.values() if flops]
+        return sum(counted) / len(counted) if counted else 0.0
 
     def _finish_queued(self) -> None:
         if self.device.type == "cuda":

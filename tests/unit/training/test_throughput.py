@@ -111,8 +111,18 @@ def test_operations_are_those_of_the_steps_that_were_done() -> None:
         clock.now += 2.0
         throughput.step_done(["a", "b"] if has_penalty else ["a"], flops)
         if has_penalty:
-            rates.append(throughput.metrics().get("perf/tflops"))
-    assert rates == [None, 1.5, 1.5]
+            rates.append(throughput.metrics()["perf/tflops"])
+    assert rates == [0.5, 1.5, 1.5]  # at first by the steps without
+
+
+def test_a_kind_that_was_not_counted_goes_for_one_that_was() -> None:
+    clock = Clock()
+    throughput = Throughput(1, clock=clock)
+    run(throughput, clock, steps=1, wait_s=0.0, work_s=2.0, flops=3e12)
+    throughput.metrics()
+    clock.now += 1.0
+    throughput.step_done(["loss/total", "loss/r1"])
+    assert throughput.metrics()["perf/tflops"] == 3.0
 
 
 def test_a_window_without_a_step_says_nothing_and_goes_on() -> None:
