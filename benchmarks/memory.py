@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmarks.measure import write_results
 from benchmarks.meter import MemoryMeter, fake_model
 from benchmarks.recomputing import compare_checkpoints
+from benchmarks.torchs_own import torchs_own_layers
 from magvit_scale.checkpointing import Granularity, checkpoint_activations
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import DiscriminatorConfig, TransformerConfig, VQGANConfig
@@ -107,13 +108,13 @@ def predict(model: nn.Module) -> Tensor:
     """A transformer's logits and their cross-entropy, without dropout: then attention takes the kernel that keeps no
     matrix of scores, as it does on a GPU with dropout.
     """
-    logits = model.latent_logits(torch.empty(1, NUM_TOKENS, dtype=torch.int64))
+    logits = model.at_latents(model(torch.empty(1, NUM_TOKENS, dtype=torch.int64)))
     return logits.logsumexp(-1).mean()
 
 
 def hold(case: Case, granularity: Granularity, dtype: torch.dtype | None) -> dict[str, float]:
     """Bytes beyond parameters and their gradients: kept for the backward pass, and most at once; FLOPs of both."""
-    with fake_model(case.build) as model:
+    with fake_model(case.build) as model, torchs_own_layers():
         checkpoint_activations(model, granularity)
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)

@@ -23,7 +23,8 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.linear`, by oneDNN where it is float32 on a CPU; there it can be differentiated once.
+    """`F.linear`, by oneDNN where it is float32 on a CPU; there it can be differentiated once, and at the end of a part
+    that is recomputed it runs again, as torch learns what such a function keeps only when it is done.
 
     Args:
         x: '... i'.

@@ -10,11 +10,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from benchmarks.speed.baseline import plain
 from benchmarks.speed.figures import Built, Workload, count_parameters, words
 from benchmarks.speed.plan import Setting
 from benchmarks.speed.timing import Work
 from benchmarks.speed.workloads import latents_of, transformer_config
+from benchmarks.torchs_own import torchs_own_layers
 from magvit_scale.commit.step import commit_step
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import (
@@ -93,7 +93,7 @@ def _train_transformer(setting: Setting) -> Built:
 
 def _both(build: Callable[..., Work], setting: Setting, *, has_linear_layers: bool) -> dict[str, Work]:
     """As `by_paths`, on networks of their own, which training changes."""
-    paths = {"plain": plain(build(is_fast=False))}
+    paths = {"plain": torchs_own_layers()(build(is_fast=False))}
     return (
         paths | {"fast": build(is_fast=True)} if setting.has_fast_path(has_linear_layers=has_linear_layers) else paths
     )

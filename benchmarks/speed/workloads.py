@@ -5,11 +5,11 @@ from functools import partial
 
 import torch
 
-from benchmarks.speed.baseline import plain
 from benchmarks.speed.figures import Built, Workload, count_parameters, words
 from benchmarks.speed.official import official_detokenize, official_logits, official_tokenize
 from benchmarks.speed.plan import Plan, Setting, Shape
 from benchmarks.speed.timing import Work, inferring
+from benchmarks.torchs_own import torchs_own_layers
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import TransformerConfig
 from magvit_scale.inference import prepare_tokenizer, prepare_transformer
@@ -48,7 +48,7 @@ def transformer_config(plan: Plan, clip: Shape) -> TransformerConfig:
 
 def by_paths(ours: Work, setting: Setting, *, has_linear_layers: bool) -> dict[str, Work]:
     """The plain path, and the fast one where there is one, of the same networks."""
-    paths = {"plain": plain(ours)}
+    paths = {"plain": torchs_own_layers()(ours)}
     return paths | {"fast": ours} if setting.has_fast_path(has_linear_layers=has_linear_layers) else paths
 
 

