@@ -1,7 +1,7 @@
 # Every target does its own set-up in .venv from a bare clone.
 
 PYTHON ?= python3
-MINUTES ?= 15
+MINUTES ?= 7
 VIDEOS ?=
 STORE ?= false
 ROOT ?= $(if $(VIDEOS),runs/demo_videos,runs/demo)
@@ -28,7 +28,7 @@ help:  ## this list
 
 install: $(INSTALLED) $(OP_BUILT)  ## create .venv and install the package with its tools
 
-demo: install  ## videos to generated clips in MINUTES=15; VIDEOS=FOLDER takes your own, ROOT=FOLDER is the run folder
+demo: install  ## videos to generated clips in MINUTES=7 on two cores; VIDEOS=FOLDER takes your own, ROOT=FOLDER is the run folder
 	@$(BIN)/python -m slurm.launch configs/pipeline/demo.yaml "root=\"$$ROOT\"" "minutes=$$MINUTES" \
 		$${VIDEOS:+"videos=\"$$VIDEOS\""}
 
