@@ -30,6 +30,22 @@ all is that is not in its steps: setting up, checkpoints, samples, waiting for d
 and meeting the other ranks (0.4 s) count as work where there are no steps. Operators: share of the profiled steps'
 time, without what they call; the 3D VQGAN with its discriminator, which in the demo works in the last quarter."""
 
+DONE = {
+    "linear layers of commit": "were aten::mm by MKL, 62% of its steps; by oneDNN they have twice the rate here "
+    "(magvit_scale/linear.py), and are 46%",
+    "convolutions of both VQGANs": "left as they are: oneDNN's already. With channels last they would be faster, and "
+    "torch's GroupNorm on a CPU would have 250 times the error",
+    "the discriminator": "logits of real clips come from r1's own pass: a quarter of its operations less",
+    "attention, GELU, padding, pooling": "left: torch's own kernels",
+    "aten::copy_": "left: heads of attention, DeepSpeed's flat gradients",
+    "memory that the kernel clears anew": "stays in the process (magvit_scale/freed_memory.py): little at these sizes, "
+    "a quarter of the time of tokenizing at the paper's",
+    "starts and ends of stages": "imports without a search for garbage, no tidying up at a good end (slurm/lifetime.py)",
+    "what is left outside of work": "importing torch and DeepSpeed, a second and a half: more than a tenth of a stage "
+    "that lasts less than 15; of training stages 3 s until the first step, checkpoints, and what TensorBoard shows",
+}
+"""About the hottest places."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -57,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups: dict[str, Any] = {"Seconds by stage": by_stage(root)}
     for trained in TRAINED:
         groups[f"Hottest operators of {trained.stage}"] = hottest(profile(trained, root))
+    groups["What was done about them"] = DONE
     write_results(OUTPUT, "Where the demo's time goes", "python -m benchmarks.demo runs/demo", groups, NOTE)
     sys.stdout.write(json.dumps(groups, indent=1) + "\n")
 
