@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.measure import write_results
 from magvit_scale.config import Refusal, refusals_end_the_program
 
@@ -26,9 +28,12 @@ BETWEEN = "Python between them"
 NOTE = """Stages ran as processes on all cores: seconds are the clock's, from the launcher's start of a stage to its
 start of the next one. Start: until the stage's program is called - the launcher, Python, imports, of which torch alone
 takes a second. End: from the program's end to the next stage. Both are outside of a stage's work; of a training stage
-all is that is not in its steps: setting up, checkpoints, samples, waiting for data. Reading its configuration (0.01 s)
-and meeting the other ranks (0.4 s) count as work where there are no steps. Operators: share of the profiled steps'
-time, without what they call; the 3D VQGAN with its discriminator, which in the demo works in the last quarter."""
+so is what comes before its first step - engines, and meeting the other ranks - and after its last log, the export, and
+its waiting for data; steps, checkpoints and what TensorBoard shows of held-out clips are its work. Operators: share of
+the profiled steps' time, without what they call; the 3D VQGAN with its discriminator, which in the demo works in the
+last quarter."""
+OUTSIDE = "outside of its work"
+_HEADINGS = ("seconds", "of the demo", "start", "end", "in its steps", OUTSIDE)
 
 DONE = {
     "linear layers of commit": "were aten::mm by MKL, 62% of its steps; by oneDNN they have twice the rate here "
@@ -40,9 +45,10 @@ DONE = {
     "aten::copy_": "left: heads of attention, DeepSpeed's flat gradients",
     "memory that the kernel clears anew": "stays in the process (magvit_scale/freed_memory.py): little at these sizes, "
     "a quarter of the time of tokenizing at the paper's",
-    "starts and ends of stages": "imports without a search for garbage, no tidying up at a good end (slurm/lifetime.py)",
+    "starts and ends of stages": "imports without a search for garbage, no tidying up at a good end "
+    "(slurm/lifetime.py)",
     "what is left outside of work": "importing torch and DeepSpeed, a second and a half: more than a tenth of a stage "
-    "that lasts less than 15; of training stages 3 s until the first step, checkpoints, and what TensorBoard shows",
+    "that lasts less than 15; of training stages also two seconds of making engines",
 }
 """About the hottest places."""
 
@@ -94,15 +100,17 @@ def finished_demo(arguments: Sequence[str]) -> Path:
 
 
 def by_stage(root: Path) -> dict[str, dict[str, str]]:
-    """Rows in the order of the stages.
+    """Rows in the order of the stages, and one of them together.
 
     Raises:
         Refusal: the demo was run by a version that did not record what this one shows.
     """
-    stages = sorted(map(_read, root.glob(STARTED)), key=lambda stage: stage.began)
+    stages = sorted((_read(started, root) for started in root.glob(STARTED)), key=lambda stage: stage.began)
     ends = [*(stage.began for stage in stages[1:]), stages[-1].ended]
     whole = stages[-1].ended - stages[0].began
-    return {stage.name: _row(stage, left, whole, root) for stage, left in zip(stages, ends, strict=True)}
+    rows = {stage.name: _row(stage, left, whole) for stage, left in zip(stages, ends, strict=True)}
+    outside = whole - sum(stage.worked for stage in stages)
+    return rows | {"all": dict.fromkeys(_HEADINGS, "") | {"seconds": f"{whole:.1f}", OUTSIDE: f"{outside / whole:.1%}"}}
 
 
 @dataclass(frozen=True)
@@ -113,42 +121,53 @@ class Lived:
     began: float
     ended: float
     main_seconds: float
+    steps_seconds: float
+    worked: float
 
 
-def _read(started: Path) -> Lived:
+def _read(started: Path, root: Path) -> Lived:
     name = _name(started)
     marker = started.with_name(f"{name}.json")
     began, ended = json.loads(started.read_text()), json.loads(marker.read_text())
     if "time" not in began or "main_seconds" not in ended:
         raise Refusal(f"{marker} does not say when the stage began and worked; run `make demo` again")
-    return Lived(name, began["time"], ended["time"], ended["main_seconds"])
+    in_steps, worked = 0.0, ended["main_seconds"]
+    if (metrics := root / name / "metrics.jsonl").exists():
+        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+        in_steps, worked = seconds_in_steps(lines), seconds_of_training(lines)
+    return Lived(name, began["time"], ended["time"], ended["main_seconds"], in_steps, worked)
 
 
 def _name(started: Path) -> str:
     return started.name.removesuffix(".started.json")
 
 
-def _row(stage: Lived, left: float, whole: float, root: Path) -> dict[str, str]:
-    seconds, work = left - stage.began, stage.main_seconds
-    if (metrics := root / stage.name / "metrics.jsonl").exists():
-        work = seconds_in_steps([json.loads(line) for line in metrics.read_text().splitlines()])
-    return {
-        "seconds": f"{seconds:.1f}",
-        "of the demo": f"{seconds / whole:.1%}",
-        "start": f"{stage.ended - stage.main_seconds - stage.began:.1f} s",
-        "end": f"{left - stage.ended:.1f} s",
-        "outside of its work": f"{1 - work / seconds:.1%}",
-    }
+def _row(stage: Lived, left: float, whole: float) -> dict[str, str]:
+    seconds = left - stage.began
+    cells = (
+        f"{seconds:.1f}", f"{seconds / whole:.1%}", f"{stage.ended - stage.main_seconds - stage.began:.1f} s",
+        f"{left - stage.ended:.1f} s", f"{stage.steps_seconds / seconds:.1%}" if stage.steps_seconds else "",
+        f"{1 - stage.worked / seconds:.1%}",
+    )  # fmt: skip
+    return dict(zip(_HEADINGS, cells, strict=True))
+
+
+def seconds_of_training(lines: Sequence[dict[str, float]]) -> float:
+    """From the first step of a run to the last thing that it logged, without its waiting for data: steps, checkpoints,
+    samples.
+    """
+    logs = [line for line in lines if "perf/step_s" in line]
+    began = logs[0]["time"] - logs[0]["step"] * logs[0]["perf/step_s"]
+    counts = np.diff([0, *(log["step"] for log in logs)])
+    waited = counts @ [log["perf/data_wait_s"] for log in logs]
+    return float(lines[-1]["time"] - began - waited)
 
 
 def seconds_in_steps(lines: Sequence[dict[str, float]]) -> float:
     """All steps of a run, without their waiting for data, from the lines of its metrics.jsonl."""
-    total, before = 0.0, 0.0
-    for line in lines:
-        if "perf/step_s" in line:
-            total += (line["step"] - before) * (line["perf/step_s"] - line["perf/data_wait_s"])
-            before = line["step"]
-    return total
+    logs = [line for line in lines if "perf/step_s" in line]
+    counts = np.diff([0, *(log["step"] for log in logs)])
+    return float(counts @ [log["perf/step_s"] - log["perf/data_wait_s"] for log in logs])
 
 
 def profile(trained: Trained, root: Path) -> str:

@@ -32,15 +32,24 @@ def test_stages_come_in_their_order_with_what_lies_outside_of_their_work(tmp_pat
     note(tmp_path, "after", 140.0, time=200.0, main_seconds=57.0, seconds=59.0)
     (tmp_path / "stages" / "chain.json").write_text("{}")
     (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "metrics.jsonl").write_text(json.dumps({"step": 10, "perf/step_s": 3, "perf/data_wait_s": 0}))
+    logs = [
+        {"step": 4, "perf/step_s": 3, "perf/data_wait_s": 0.5, "time": 117.0},
+        {"step": 4, "time": 119.0},
+        {"step": 8, "perf/step_s": 2, "perf/data_wait_s": 0, "time": 127.0},
+        {"step": 8, "time": 132.0},
+    ]
+    (tmp_path / "train" / "metrics.jsonl").write_text("\n".join(map(json.dumps, logs)))
     rows = by_stage(tmp_path)
-    assert list(rows) == ["train", "after"]
-    assert rows["train"] == {
-        "seconds": "40.0", "of the demo": "40.0%", "start": "3.0 s", "end": "1.0 s", "outside of its work": "25.0%"
+    assert list(rows) == ["train", "after", "all"]
+    assert rows["train"] == {  # from 105 on it trained, and waited for two seconds
+        "seconds": "40.0", "of the demo": "40.0%", "start": "3.0 s", "end": "1.0 s", "in its steps": "45.0%",
+        "outside of its work": "37.5%",
     }  # fmt: skip
     assert rows["after"] == {
-        "seconds": "60.0", "of the demo": "60.0%", "start": "3.0 s", "end": "0.0 s", "outside of its work": "5.0%"
+        "seconds": "60.0", "of the demo": "60.0%", "start": "3.0 s", "end": "0.0 s", "in its steps": "",
+        "outside of its work": "5.0%",
     }  # fmt: skip
+    assert (rows["all"]["seconds"], rows["all"]["outside of its work"]) == ("100.0", "18.0%")
 
 
 def test_a_demo_that_has_not_recorded_its_times_is_refused(tmp_path: Path) -> None:
