@@ -104,7 +104,7 @@ $(GPU_NEEDS):
 $(OP_BUILT): $(INSTALLED)
 	@echo "== preparing DeepSpeed for CPUs: about a minute, once =="
 	@rm -rf "$(TORCH_EXTENSIONS_DIR)"
-	@DS_ACCELERATOR=cpu $(BIN)/python -c 'from magvit_scale.training import distributed; distributed.start()' \
+	@DS_ACCELERATOR=cpu $(BIN)/python -c 'from magvit_scale.training import distributed, engines; distributed.start(); engines.connect()' \
 		> $(VENV)/op_build.log 2>&1 \
 		|| { tail -n 20 $(VENV)/op_build.log; echo "DeepSpeed did not start; the whole log: $(VENV)/op_build.log"; exit 1; }
 	@touch $@

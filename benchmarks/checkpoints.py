@@ -18,7 +18,7 @@ import torch
 from benchmarks.measure import write_results
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.config import OptimConfig, RunConfig, TransformerConfig
-from magvit_scale.training import checkpoint, distributed
+from magvit_scale.training import checkpoint, distributed, engines
 from magvit_scale.training.ranks import Ranks
 from magvit_scale.training.retention import Retention, latest
 
@@ -46,7 +46,7 @@ def measure(config: TransformerConfig, ranks: Ranks) -> dict[str, str]:
         (folder / "zero2.json").write_text('{"zero_optimization": {"stage": 2}}')
         run = RunConfig(folder=name, steps=1, global_batch_size=1, deepspeed=str(folder / "zero2.json"))
         model = CommitTransformer(config)
-        engine = distributed.build_engine("transformer", model, decayed_parameters(model), run, OptimConfig(), ranks)
+        engine = engines.build_engine("transformer", model, decayed_parameters(model), run, OptimConfig(), ranks)
         engine.backward(engine(torch.zeros(1, 8, dtype=torch.int64)).float().mean())
         engine.step()
         state = checkpoint.TrainingState({"transformer": engine}, {})

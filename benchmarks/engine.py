@@ -24,7 +24,7 @@ from magvit_scale.commit.step import commit_step
 from magvit_scale.commit.tasks import MASK_TOKEN, canvases_of
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.config import TrainCommitConfig, load
-from magvit_scale.training import distributed
+from magvit_scale.training import distributed, engines
 from magvit_scale.training.checkpoint import TrainingState
 from magvit_scale.training.flops import count_flops
 from magvit_scale.training.health import finite_guard
@@ -82,7 +82,7 @@ class Bench:
         optim = config.optim
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=optim.learning_rate, betas=optim.betas)
         groups = decayed_parameters(model)
-        self.engine = distributed.build_engine("transformer", model, groups, config.run, optim, ranks)
+        self.engine = engines.build_engine("transformer", model, groups, config.run, optim, ranks)
         self.guard = finite_guard(distributed.any_over_ranks)
 
     def bare(self) -> int:

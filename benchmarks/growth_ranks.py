@@ -23,7 +23,7 @@ from benchmarks.laws import sent_bytes, sequence_length, zero_bytes
 from benchmarks.measure import cpu_seconds
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.config import OptimConfig, RunConfig, TransformerConfig
-from magvit_scale.training import distributed
+from magvit_scale.training import distributed, engines
 from slurm.job import free_port
 
 WORLDS, STAGES, BATCH, STEPS = (1, 2, 4), (0, 1, 2, 3), 8, 3
@@ -121,7 +121,7 @@ def measure_stage(stage: int, ranks: Any) -> dict[str, Any]:
     model = CommitTransformer(MODEL)
     parameters = sum(parameter.nbytes for parameter in model.parameters())
     run = RunConfig(folder="none", steps=1, global_batch_size=BATCH, deepspeed=f"configs/deepspeed/zero{stage}.json")
-    engine = distributed.build_engine("transformer", model, decayed_parameters(model), run, OptimConfig(), ranks)
+    engine = engines.build_engine("transformer", model, decayed_parameters(model), run, OptimConfig(), ranks)
     sequence = torch.zeros(BATCH // ranks.world_size, sequence_length(MODEL), dtype=torch.int64)
 
     def step() -> None:

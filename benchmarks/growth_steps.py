@@ -24,7 +24,7 @@ from magvit_scale.config import (
     VQGANConfig,
     VQGANLossConfig,
 )
-from magvit_scale.training import distributed
+from magvit_scale.training import engines
 from magvit_scale.training.flops import count_flops
 from magvit_scale.training.ranks import Ranks
 from magvit_scale.vqgan.autoencoder import VQGAN
@@ -83,7 +83,7 @@ def transformer_point(model: TransformerConfig, batch: int, value: float, ranks:
     run = _run(batch)
     config = TrainCommitConfig(run=run, tokens="none", tokenizer="none", model=model, tasks=("CG",))
     network = CommitTransformer(model)
-    engine = distributed.build_engine("transformer", network, decayed_parameters(network), run, OptimConfig(), ranks)
+    engine = engines.build_engine("transformer", network, decayed_parameters(network), run, OptimConfig(), ranks)
     assert model.latent_shape is not None, "it is part of every point"
     tokens = torch.randint(1024, (batch, 1, *model.latent_shape))
     data = random_batch(batch, 1) | {"tokens": tokens}

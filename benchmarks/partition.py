@@ -18,7 +18,7 @@ from benchmarks.measure import write_results
 from benchmarks.memory import MIB, copies
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.config import OptimConfig, RunConfig, TransformerConfig
-from magvit_scale.training import distributed
+from magvit_scale.training import distributed, engines
 from slurm.job import free_port
 
 OUTPUT = Path(__file__).parent / "results" / "partition.json"
@@ -72,7 +72,7 @@ def hold(stage: int, folder: Path) -> None:
     run = RunConfig(
         folder=str(folder), steps=1, global_batch_size=BATCH, deepspeed=f"configs/deepspeed/zero{stage}.json"
     )
-    engine = distributed.build_engine("transformer", model, decayed_parameters(model), run, OptimConfig(), ranks)
+    engine = engines.build_engine("transformer", model, decayed_parameters(model), run, OptimConfig(), ranks)
     for is_last in (False, True):
         engine.backward(engine(torch.zeros(BATCH // ranks.world_size, 64, dtype=torch.int64)).float().mean())
         if not is_last:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.meter import MemoryMeter
 from magvit_scale.checkpointing import Granularity, checkpoint_activations
 from magvit_scale.config import DiscriminatorConfig, VQGANConfig
-from magvit_scale.training import distributed
+from magvit_scale.training import distributed, engines
 from magvit_scale.vqgan.autoencoder import VQGAN
 from magvit_scale.vqgan.discriminator import Discriminator
 from magvit_scale.vqgan.losses import compute_r1_penalty
@@ -56,6 +56,7 @@ def _row(build: Any, loss: Any, granularity: Granularity, function: Checkpoint, 
 
 def _deepspeed_checkpoint() -> Checkpoint:
     distributed.start()
+    engines.connect()
     from deepspeed import checkpointing
 
     checkpointing.configure(None, partition_activations=False)

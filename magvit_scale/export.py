@@ -19,8 +19,7 @@ from magvit_scale.training.engine_state import MASTER
 from magvit_scale.training.retention import is_complete, latest
 from magvit_scale.training.slices import read_whole
 from magvit_scale.vqgan.autoencoder import VQGAN
-from magvit_scale.vqgan.discriminator import Discriminator
-from magvit_scale.vqgan_training import resolve_discriminator
+from magvit_scale.vqgan.discriminator import Discriminator, resolve_discriminator
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -24,7 +24,7 @@ from magvit_scale.export import export_run
 from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.pretrained import hash_model
 from magvit_scale.showing import show_task
-from magvit_scale.training import distributed
+from magvit_scale.training import distributed, engines
 from magvit_scale.training.checkpoint import TrainingState
 from magvit_scale.training.engine import Engine
 from magvit_scale.training.health import finite_guard
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = replace(given, model=resolve_model(given, shards))
     torch.manual_seed(config.run.seed)
     model = CommitTransformer(config.model)
-    engine = distributed.build_engine("transformer", model, decayed_parameters(model), config.run, config.optim, ranks)
+    engine = engines.build_engine("transformer", model, decayed_parameters(model), config.run, config.optim, ranks)
     guard = finite_guard(distributed.any_over_ranks)
 
     def update(batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:

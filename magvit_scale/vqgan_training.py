@@ -2,16 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from magvit_scale.config import DiscriminatorConfig, Perceptual, Refusal, RunConfig, TrainVQGANConfig, VQGANLossConfig
+from magvit_scale.config import Perceptual, Refusal, RunConfig, TrainVQGANConfig, VQGANLossConfig
 from magvit_scale.precision import compute_in
 from magvit_scale.pretrained import fill, load_tensors
-from magvit_scale.training import distributed
+from magvit_scale.training import distributed, engines
 from magvit_scale.training.ema import ExponentialMovingAverage
 from magvit_scale.training.engine import Engine
 from magvit_scale.training.health import finite_guard
@@ -19,7 +18,7 @@ from magvit_scale.training.ranks import Ranks
 from magvit_scale.vqgan.adaptive import LastLayer
 from magvit_scale.vqgan.autoencoder import VQGAN
 from magvit_scale.vqgan.codebook_use import CodebookUse, choose_revivals
-from magvit_scale.vqgan.discriminator import Discriminator
+from magvit_scale.vqgan.discriminator import Discriminator, resolve_discriminator
 from magvit_scale.vqgan.losses import LeCam
 from magvit_scale.vqgan.perceptual import PerceptualLoss, refuse_small_frames
 from magvit_scale.vqgan.step import VQGANTraining
@@ -52,7 +51,7 @@ def build_training(config: TrainVQGANConfig, ranks: Ranks, generator: VQGAN, dis
     last_layer = LastLayer(generator, distributed.mean_over_ranks) if config.loss.adaptive_weight else None
 
     def engine(name: str, model: nn.Module, run: RunConfig) -> Engine:
-        return distributed.build_engine(name, model, ([], list(model.parameters())), run, config.optim, ranks)
+        return engines.build_engine(name, model, ([], list(model.parameters())), run, config.optim, ranks)
 
     return VQGANTraining(
         generator=engine("generator", generator, config.run),
@@ -72,16 +71,6 @@ def build_average(config: TrainVQGANConfig, training: VQGANTraining) -> Exponent
     """The average of the generator's weights; starts from that of `config.init`."""
     start = load_tensors(config.init) if config.init else None
     return ExponentialMovingAverage(training.generator, config.loss.ema_decay, start)
-
-
-def resolve_discriminator(config: TrainVQGANConfig) -> DiscriminatorConfig:
-    """Fills what model and clips decide, and refuses a config that says otherwise."""
-    clip_shape = (config.clips.num_frames, config.clips.size_px, config.clips.size_px)
-    decided: dict[str, Any] = {"ndim": config.model.ndim, "clip_shape": clip_shape}
-    for name, value in decided.items():
-        if (wanted := getattr(config.discriminator, name)) not in (None, value):
-            raise Refusal(f"discriminator.{name}={wanted}, model and clips need {value}; change it or leave it out")
-    return replace(config.discriminator, **decided)
 
 
 @torch.no_grad()
@@ -107,7 +96,7 @@ def refuse_impossible(config: TrainVQGANConfig) -> None:
     """Says before anything is built what two engines cannot do (spec: DeepSpeed sections 1 and 3)."""
     refuse_small_frames(perceptual_kind(config.loss), config.clips.size_px)
     judge = config.discriminator_deepspeed or config.run.deepspeed
-    if config.loss.r1_weight > 0 and distributed.zero_stage(judge) == 3:
+    if config.loss.r1_weight > 0 and engines.zero_stage(judge) == 3:
         raise Refusal(
             f"{judge}: r1 differentiates the discriminator twice, which ZeRO stage 3 cannot; set "
             "discriminator_deepspeed=configs/deepspeed/zero2.json, or loss.r1_weight=0"

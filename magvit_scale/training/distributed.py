@@ -1,56 +1,25 @@
-"""Processes, devices and DeepSpeed engines. The only module that imports deepspeed (spec: DeepSpeed sections 1, 2,
-7).
-"""
+"""The processes of a run, their devices, and what they tell each other (spec: DeepSpeed sections 1, 2, 7)."""
 
-import io
-import json
-import logging
 import os
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magvit_scale.checkpointing import checkpoint_activations
-from magvit_scale.config import OptimConfig, Refusal, RunConfig
 from magvit_scale.freed_memory import keep_freed_memory
-from magvit_scale.precision import compute_in
 from magvit_scale.pretrained import shapes_of
-from magvit_scale.training.engine import Engine
 from magvit_scale.training.launched import complete_environment
 from magvit_scale.training.ranks import Ranks
 
-
-def _prepare_environment() -> None:
-    """DeepSpeed reads these once, at its import."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    # What it compiles stays with this environment's torch, and is compiled with this environment's ninja.
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix, "torch_extensions")))
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    # It warns wherever there is no GPU.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-
-
-_prepare_environment()
-import deepspeed  # noqa: E402
-
 Model = TypeVar("Model", bound=nn.Module)
-_linear = F.linear
-OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
-        "optimizer", "scheduler", "bf16", "fp16", "torch_autocast", "data_types")  # fmt: skip
-"""Keys of DeepSpeed's file that our configuration decides."""
 GROUP_TIMEOUT = timedelta(hours=3)
 """torch ends a rank that waits for another so long; `run.hang_after_s` is shorter, and names the one that hangs."""
+_at_stop: list[Callable[[], None]] = []
 
 
 def start(store: dist.Store | None = None, timeout: timedelta = GROUP_TIMEOUT) -> Ranks:
@@ -63,75 +32,42 @@ def start(store: dist.Store | None = None, timeout: timedelta = GROUP_TIMEOUT) -
         timeout: how long a rank waits for another, in this call and in every collective.
     """
     complete_environment()
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # On a CPU a converging model's gradients become denormal numbers, and products with them take twice as long.
     torch.set_flush_denormal(True)
-    has_gpu = torch.cuda.is_available()
-    if not has_gpu:
-        keep_freed_memory()
-    backend = "nccl" if has_gpu else "gloo"
+    device = _own_device()
     if not dist.is_initialized():
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         if store is None and world_size == 1:
             # A store in memory: no port to find, and none that an earlier group of this process still holds.
             store = dist.HashStore()
-        if store is not None:
-            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-        # On a CPU it prints that it has built its communication.
-        with redirect_stdout(io.StringIO()):
-            deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timeout)
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if has_gpu else torch.device("cpu")
-    if has_gpu:
-        torch.cuda.set_device(device)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world_size, timeout=timeout,
+            device_id=device if device.type == "cuda" and world_size > 1 else None,
+        )  # fmt: skip
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _own_device() -> torch.device:
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
+
+
+def before_stop(leave: Callable[[], None]) -> None:
+    """Has something called, once, when this process leaves the present group."""
+    _at_stop.append(leave)
 
 
 def stop() -> None:
     """Leaves the process group. Collective."""
-    # ZeRO 3 puts its own in its place for the whole process, which rounds otherwise.
-    F.linear = _linear
+    _cpu_group.cache_clear()
+    while _at_stop:
+        _at_stop.pop()()
     if dist.is_initialized():
-        _cpu_group.cache_clear()
-        deepspeed.comm.destroy_process_group()
-
-
-def build_engine(
-    name: str,
-    model: nn.Module,
-    groups: Sequence[Sequence[nn.Parameter]],
-    run: RunConfig,
-    optim: OptimConfig,
-    ranks: Ranks,
-) -> Engine:
-    """Wraps a model and its AdamW in an engine. Collective.
-
-    Args:
-        name: of the network, for messages.
-        model: on any device; moved to the rank's.
-        groups: parameters with weight decay, then those without.
-        run: batch size, precision and the path of DeepSpeed's file.
-        optim: the optimiser; the learning rate is set before each step.
-        ranks: of `start`.
-
-    Raises:
-        Refusal: DeepSpeed's file contradicts our configuration or asks for what this trainer cannot do.
-    """
-    settings = _deepspeed_settings(run, optim, ranks)
-    # A torch optimiser object: DeepSpeed's own AdamW by name would compile CUDA code even on a CPU.
-    with_decay, without_decay = groups
-    chosen = [(with_decay, optim.weight_decay), (without_decay, 0.0)]
-    optimizer = torch.optim.AdamW(
-        [{"params": list(parameters), "weight_decay": decay} for parameters, decay in chosen if parameters],
-        lr=optim.learning_rate,
-        betas=optim.betas,
-        fused=ranks.device.type == "cuda",
-    )
-    model = compute_in(model.to(ranks.device), run.precision, ranks.device)
-    checkpoint_activations(model, run.activation_checkpointing)
-    if run.compile:
-        model.compile()
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-    return Engine(name, engine, run.precision, ranks)
+        dist.destroy_process_group()
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
@@ -228,48 +164,3 @@ def all_of(value: Tensor) -> Tensor:
 def barrier() -> None:
     """Collective: waits for all ranks."""
     dist.barrier()
-
-
-def zero_stage(path: str) -> int:
-    """The stage in DeepSpeed's file. Any rank.
-
-    Raises:
-        Refusal: there is no such file, or it is none of DeepSpeed's.
-    """
-    return int(_read_settings(Path(path)).get("zero_optimization", {}).get("stage", 0))
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise Refusal(f"run.deepspeed={path}: no such file; give the path of a DeepSpeed JSON")
-    try:
-        settings = json.loads(path.read_text())
-    except ValueError as error:
-        raise Refusal(f"{path}: {error}; expected DeepSpeed's settings as JSON") from error
-    if not isinstance(settings, dict):
-        raise Refusal(f"{path}: holds a {type(settings).__name__}, expected DeepSpeed's settings as a JSON object")
-    return settings
-
-
-def _deepspeed_settings(run: RunConfig, optim: OptimConfig, ranks: Ranks) -> dict[str, Any]:
-    path, settings = run.deepspeed, _read_settings(Path(run.deepspeed))
-    if contradictions := sorted(set(settings) & set(OURS)):
-        raise Refusal(f"{path}: {contradictions[0]} is set from our configuration; take it out of DeepSpeed's file")
-    if run.global_batch_size % (ranks.world_size * run.gradient_accumulation):
-        raise Refusal(
-            f"run.global_batch_size={run.global_batch_size} does not divide over {ranks.world_size} ranks with "
-            f"run.gradient_accumulation={run.gradient_accumulation}"
-        )
-    zero = settings.get("zero_optimization", {})
-    if zero.get("offload_param") or zero.get("offload_optimizer", {}).get("device") == "nvme":
-        raise Refusal(f"{path}: only offload_optimizer to the CPU can be checkpointed; take the other offload out")
-    if run.compile and zero.get("stage") == 3:
-        raise Refusal(f"run.compile=true: ZeRO stage 3 of {path} would cut a compiled network up; use stage 0, 1 or 2")
-    return settings | {
-        "train_batch_size": run.global_batch_size,
-        "gradient_accumulation_steps": run.gradient_accumulation,
-        "gradient_clipping": optim.gradient_clipping,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,  # an offloaded torch AdamW needs no compiler
-        "steps_per_print": 1_000_000_000,
-    }

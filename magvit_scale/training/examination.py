@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from magvit_scale.training import distributed
+from magvit_scale.training import distributed, engines
 from magvit_scale.training.launched import complete_environment, node_name
 from magvit_scale.training.meeting import Meeting
 from magvit_scale.training.rank_report import RankReport
@@ -48,6 +48,7 @@ def examine_group(report: RankReport, meeting: Meeting) -> None:
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     try:
         ranks = distributed.start(meeting.store, timedelta(seconds=meeting.patience_s))
+        engines.connect()
         _examine_sum(report, ranks)
         _examine_clock(report, ranks)
         # Only a group that works is left: one that does not may wait for ever.

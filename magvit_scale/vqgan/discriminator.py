@@ -2,17 +2,18 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from math import ceil, prod, sqrt
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from magvit_scale.checkpointing import Recomputing
-from magvit_scale.config import DiscriminatorConfig, Refusal
+from magvit_scale.config import DiscriminatorConfig, Refusal, TrainVQGANConfig
 from magvit_scale.precision import in_own_precision
 from magvit_scale.pretrained import load_model, save_model
 from magvit_scale.vqgan.blocks import blur, convolution, pool
@@ -110,3 +111,13 @@ class Discriminator(Recomputing):
             Refusal: the folder holds no discriminator, or one of other tensors.
         """
         return load_model(cls, DiscriminatorConfig, folder)
+
+
+def resolve_discriminator(config: TrainVQGANConfig) -> DiscriminatorConfig:
+    """Fills what model and clips decide, and refuses a config that says otherwise."""
+    clip_shape = (config.clips.num_frames, config.clips.size_px, config.clips.size_px)
+    decided: dict[str, Any] = {"ndim": config.model.ndim, "clip_shape": clip_shape}
+    for name, value in decided.items():
+        if (wanted := getattr(config.discriminator, name)) not in (None, value):
+            raise Refusal(f"discriminator.{name}={wanted}, model and clips need {value}; change it or leave it out")
+    return replace(config.discriminator, **decided)

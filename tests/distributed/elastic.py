@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from magvit_scale.config import OptimConfig, RunConfig
-from magvit_scale.training import checkpoint, distributed
+from magvit_scale.training import checkpoint, distributed, engines
 from magvit_scale.training.ema import ExponentialMovingAverage
 from magvit_scale.training.ranks import Ranks
 from magvit_scale.training.retention import Retention
@@ -61,7 +61,7 @@ class Training:
             model = Odd()
             decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
             others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-            self.engines[name] = distributed.build_engine(name, model, (decayed, others), run, optim, ranks)
+            self.engines[name] = engines.build_engine(name, model, (decayed, others), run, optim, ranks)
         self.average = ExponentialMovingAverage(self.engines["early"], 0.9)
         self.count = nn.BatchNorm1d(1, affine=False)
 

@@ -15,7 +15,7 @@ from magvit_scale.commit.step import commit_step
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.config import TrainVQGANConfig
 from magvit_scale.pretrained import shapes_of
-from magvit_scale.training import distributed
+from magvit_scale.training import distributed, engines
 from magvit_scale.training.engine import Engine
 from magvit_scale.training.ranks import Ranks
 from magvit_scale.vqgan.step import vqgan_step
@@ -82,7 +82,7 @@ def train_commit(partition: Partition, ranks: Ranks, folder: Path) -> None:
     model = CommitTransformer(COMMIT.model)
     shapes = shapes_of(model)
     run = replace(COMMIT.run, deepspeed=partition.settings(folder), gradient_accumulation=partition.accumulation)
-    engine = distributed.build_engine("transformer", model, decayed_parameters(model), run, COMMIT.optim, ranks)
+    engine = engines.build_engine("transformer", model, decayed_parameters(model), run, COMMIT.optim, ranks)
 
     def step_once(step: int) -> Metrics:
         own = {name: value.chunk(ranks.world_size)[ranks.rank] for name, value in tokens_of(step).items()}

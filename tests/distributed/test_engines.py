@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from magvit_scale.config import OptimConfig, Refusal, RunConfig
-from magvit_scale.training.distributed import OURS, Ranks, build_engine
+from magvit_scale.training.engines import OURS, build_engine
+from magvit_scale.training.ranks import Ranks
 from tests.distributed.launching import REPOSITORY
 
 
@@ -79,12 +80,12 @@ TWICE = """
 import sys
 from torch import nn, ones
 from magvit_scale.config import OptimConfig, RunConfig
-from magvit_scale.training import distributed
+from magvit_scale.training import distributed, engines
 for _ in range(2):
     ranks = distributed.start()
     model = nn.Linear(3, 1)
     run = RunConfig(folder="", steps=1, global_batch_size=1)
-    engine = distributed.build_engine("model", model, ([], list(model.parameters())), run, OptimConfig(), ranks)
+    engine = engines.build_engine("model", model, ([], list(model.parameters())), run, OptimConfig(), ranks)
     engine.backward(engine(ones(1, 3)).sum())
     engine.step()
     distributed.stop()

@@ -18,7 +18,7 @@ from magvit_scale.commit.transformer import CommitTransformer, decayed_parameter
 from magvit_scale.config import ClipsConfig, OptimConfig, RunConfig, TrainVQGANConfig, VQGANLossConfig
 from magvit_scale.flax_tree import Leaf, Tree, tree_of
 from magvit_scale.pretrained import shapes_of
-from magvit_scale.training import distributed
+from magvit_scale.training import distributed, engines
 from magvit_scale.training.ema import ExponentialMovingAverage
 from magvit_scale.training.ranks import Ranks
 from magvit_scale.training.schedule import learning_rate
@@ -160,7 +160,7 @@ def test_four_steps_of_adamw(golden_folder, golden, golden_json, tmp_path, ranks
     )
     run = RunConfig(folder=str(tmp_path), steps=schedule["steps_per_cycle"], global_batch_size=1)
     given = GivenGradient(model, under(golden("bert_ucf101.npz"), "grad"))
-    engine = distributed.build_engine("transformer", given, decayed_parameters(model), run, optim, ranks)
+    engine = engines.build_engine("transformer", given, decayed_parameters(model), run, optim, ranks)
     component = "training of the transformer"
     for step, scale in enumerate(arrays["grad_scales"].tolist()):
         rate = learning_rate(step, run.steps, optim)

@@ -25,8 +25,7 @@ from magvit_scale.config import (
 from magvit_scale.export import export_run, main
 from magvit_scale.training.slices import write_tensors
 from magvit_scale.vqgan.autoencoder import VQGAN
-from magvit_scale.vqgan.discriminator import Discriminator
-from magvit_scale.vqgan_training import resolve_discriminator
+from magvit_scale.vqgan.discriminator import Discriminator, resolve_discriminator
 
 VQGAN_CONFIG = TrainVQGANConfig(
     run=RunConfig(folder="unused", steps=9, global_batch_size=2),

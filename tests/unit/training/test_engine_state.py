@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from magvit_scale.config import OptimConfig, RunConfig
-from magvit_scale.training import distributed
+from magvit_scale.training import distributed, engines
 from magvit_scale.training.engine import Engine
 from magvit_scale.training.health import NotFiniteError
 from magvit_scale.training.ranks import Ranks
@@ -47,7 +47,7 @@ def build(
     torch.manual_seed(seed)
     model = Network()
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    return distributed.build_engine("network", model, (decayed, [model.hidden.bias]), run, optim, ranks)
+    return engines.build_engine("network", model, (decayed, [model.hidden.bias]), run, optim, ranks)
 
 
 def micro_batches(step: int, count: int) -> tuple[Tensor, ...]:
