@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -60,14 +61,14 @@ class LogFollower:
         self._is_on_progress_line = False
 
 
-def explain_failure(program: str, out: Path, err: Path) -> tuple[str, list[str]]:
+def explain_failure(programs: Sequence[str], out: Path, err: Path) -> tuple[str, list[str]]:
     """Why a process ended, from its logs.
 
     Returns:
-        The program's one-line refusal or, without one, the last line of stderr; and the last lines of both logs.
+        A program's one-line refusal or, without one, the last line of stderr; and the last lines of both logs.
     """
     errors, output = _meaningful_lines(err), _meaningful_lines(out)
-    refusals = [line for line in errors if line.startswith(f"{program}: ")]
+    refusals = [line for line in errors if line.startswith(tuple(f"{program}: " for program in programs))]
     reason = (refusals or errors or ["it ended without a message (killed, or out of memory?)"])[-1]
     return reason, [*output[-NUM_LAST_LINES:], *errors[-NUM_LAST_LINES:]]
 

@@ -26,7 +26,9 @@ from magvit_scale.training.launched import NUM_PORTS, hostnames, node_name, port
 from magvit_scale.training.signals import STOPPED_STATUS
 from slurm import guard, preflight
 from slurm.lifetime import imported, leaves_at_once
-from slurm.stages import Stage, read_marker
+from slurm.stages import Call, Stage, read_marker
+
+POLL_INTERVAL_S = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ class Job:
             os.environ.update(rank_environment(here, self.stage, self.port))
             if preflight.is_wanted(self.stage) and self.lifeline is None:
                 preflight.examine(self.stage, attempt(), NUM_PORTS + _port_of_start())
-            main_seconds = run_program(self.stage)
+            main_seconds = run_calls(self.stage, here.global_rank, here.num_tasks)
         finish(self.stage, here.num_tasks, time.monotonic() - started, main_seconds)
         if watcher:
             watcher.kill()
@@ -91,16 +93,32 @@ def stop_when_asked() -> None:
     signal.signal(signal.SIGUSR2, stop)
 
 
-def run_program(stage: Stage) -> float:
-    """Calls the stage's main(argv); bad input becomes one line on stderr and exit status 1.
+def run_calls(stage: Stage, rank: int, num_ranks: int) -> float:
+    """Runs the stage's programs as one of its ranks: each when all ranks have ended the one before well.
+
+    Returns:
+        Seconds that their mains took.
+    """
+    seconds = run_program(stage.calls[0])
+    for number, call in enumerate(stage.then):
+        write_json(stage.call_marker(attempt(), number, rank), {})
+        # A rank that ends otherwise has all of them ended: by the guards, or by srun.
+        while not all(stage.call_marker(attempt(), number, other).exists() for other in range(num_ranks)):
+            time.sleep(POLL_INTERVAL_S)
+        seconds += run_program(call)
+    return seconds
+
+
+def run_program(call: Call) -> float:
+    """Calls a program's main(argv); bad input becomes one line on stderr and exit status 1.
 
     Returns:
         Seconds that main took, which importing it did not.
     """
-    with refusals_end_the_program(stage.program), imported(stage.program) as program:
+    with refusals_end_the_program(call.program), imported(call.program) as program:
         began = time.monotonic()
         try:
-            program.main(list(stage.argv))
+            program.main(list(call.argv))
         except SystemExit as end:
             if end.code:  # none and 0 are good ends
                 raise

@@ -63,7 +63,7 @@ def _run(stages: list[Stage], config: LaunchConfig) -> None:
 
 def _run_here(stage: Stage) -> None:
     began = time.monotonic()
-    main_seconds = run_program(stage)
+    main_seconds = sum(run_program(call) for call in stage.calls)
     finish(stage, 0, time.monotonic() - began, main_seconds)
 
 
@@ -116,11 +116,13 @@ def _make_importable() -> None:
 def _print_plan(stages: list[Stage], config: LaunchConfig) -> None:
     resolved = resolve(stages)
     for number, stage in enumerate(stages, 1):
-        _say(f"{number:>2} {stage.name}  ({stage.config.tasks} x python -m {stage.program})")
-        for argument in stage.argv:
-            _say(f"       {argument}")
-        if stage.name in resolved:
-            _say(f"   its configuration:\n{textwrap.indent(resolved[stage.name], '       ')}")
+        for place, call in enumerate(stage.calls):
+            title = f"{'':>5}then" if place else f"{number:>2} {stage.name}"
+            _say(f"{title}  ({stage.config.tasks} x python -m {call.program})")
+            for argument in call.argv:
+                _say(f"       {argument}")
+            if text := resolved.get((stage.name, call)):
+                _say(f"   its configuration:\n{textwrap.indent(text, '       ')}")
     if config.cluster == "slurm":
         code = snapshot.path_of(Path(config.root, "stages", "code"))
         for name, group in groupby(stages, key=lambda stage: stage.group):

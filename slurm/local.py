@@ -14,7 +14,7 @@ from slurm.job import Job, free_port
 from slurm.stages import Stage
 
 NO_TIME_LIMIT_MINUTES = 365 * 24 * 60
-POLL_INTERVAL_S = 0.1
+POLL_INTERVAL_S = 0.02
 STOP_TIMEOUT_S = 15.0
 
 
@@ -72,7 +72,7 @@ def _wait_for_end(job: "submitit.Job[None]") -> None:
 def _failure(stage: Stage, job: "submitit.Job[None]", lifeline: Lifeline) -> str:
     rank = next(iter(lifeline.dead_ranks()), 0)
     paths = submitit.core.utils.JobPaths(stage.logs, job.job_id, rank)
-    reason, last_lines = explain_failure(stage.program, paths.stdout, paths.stderr)
+    reason, last_lines = explain_failure([call.program for call in stage.calls], paths.stdout, paths.stderr)
     lines = [f"stage {stage.name} failed in rank {rank}: {reason}", f"the last lines of {paths.stderr}:"]
     return "\n".join([*lines, *(f"    {line}" for line in last_lines)])
 

@@ -5,14 +5,14 @@ import importlib.util
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from magvit_scale.config import STANDARD, LaunchConfig, Refusal, StageConfig
+from magvit_scale.config import STANDARD, LaunchConfig, ProgramConfig, Refusal, StageConfig
 from slurm.arguments import value
-from slurm.stages import Stage
+from slurm.stages import Call, Stage
 
 PLACEHOLDER = re.compile(r"\{(root|videos|scaled:(\d+))\}")
 PLAIN_YAML = re.compile(r"[\w./~+-][\w./~+ ,=-]*(?<! )")
@@ -54,21 +54,30 @@ def _chosen(config: LaunchConfig) -> dict[str, StageConfig]:
 def _stage(name: str, group: str, stage: StageConfig, config: LaunchConfig, more: Sequence[str] = ()) -> Stage:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise Refusal(f"stage name {name!r}: expected letters, digits, _ . -; rename it")
-    _require_program(name, stage.program)
-    argv = (*stage.configs, *_arguments(name, stage, config), *more)
-    digest = hashlib.sha256(json.dumps([stage.program, argv]).encode())
-    for path in stage.configs:
-        digest.update(_content(name, path))
+    steps = [] if stage.steps is None else [f"run.steps={_scaled(stage.steps, config)}"]
+    first = Call(stage.program, (*_arguments(name, stage, config, steps), *more))
+    then = tuple(Call(called.program, _arguments(name, called, config)) for called in stage.then)
     return Stage(
         name=name,
         group=group,
-        program=stage.program,
-        argv=argv,
-        digest=digest.hexdigest(),
+        program=first.program,
+        argv=first.argv,
+        then=then,
+        digest=_digest(name, dict(zip((first, *then), (stage, *stage.then), strict=True))),
         folder=str(Path(config.root, "stages").absolute()),
         config=stage,
         resources=stage.resources.over(config.resources).over(STANDARD),
     )
+
+
+def _digest(name: str, calls: Mapping[Call, ProgramConfig]) -> str:
+    digest = hashlib.sha256()
+    for call, called in calls.items():
+        _require_program(name, call.program)
+        digest.update(json.dumps([call.program, call.argv]).encode())
+        for path in called.configs:
+            digest.update(_content(name, path))
+    return digest.hexdigest()
 
 
 def _swept(name: str, stage: StageConfig, config: LaunchConfig) -> list[Stage]:
@@ -87,7 +96,8 @@ def _swept(name: str, stage: StageConfig, config: LaunchConfig) -> list[Stage]:
     stages = []
     for number, (point, own) in enumerate(zip(points, owns, strict=True)):
         settings = [f"{key}={json.dumps(setting)}" for key, setting in point.items()]
-        stages.append(_stage(f"{name}.{number}", name, stage, config, [*settings, own]))
+        # What follows in a point's processes is left out, as the stages behind it are.
+        stages.append(_stage(f"{name}.{number}", name, replace(stage, then=()), config, [*settings, own]))
     arguments = (f"runs={json.dumps(folders)}", f"output={folder}_sweep/table.md")
     table = StageConfig(program="slurm.compare_runs", overrides=arguments)
     return [*stages, replace(_stage(f"{name}_table", f"{name}_table", table, config), needs_success=False)]
@@ -128,14 +138,10 @@ def _content(name: str, path: str) -> bytes:
         raise Refusal(f"stage {name}: cannot read {path} ({error.strerror}); start in the repository") from error
 
 
-def _arguments(name: str, stage: StageConfig, config: LaunchConfig) -> Iterator[str]:
-    for override in stage.overrides:
-        yield _fill_in(name, override, config)
-    if stage.steps is not None:
-        yield f"run.steps={_scaled(stage.steps, config)}"
-    if config.videos:
-        for override in stage.overrides_with_videos:
-            yield _fill_in(name, override, config)
+def _arguments(name: str, called: ProgramConfig, config: LaunchConfig, steps: Sequence[str] = ()) -> tuple[str, ...]:
+    overrides = [_fill_in(name, override, config) for override in called.overrides]
+    last = [_fill_in(name, override, config) for override in called.overrides_with_videos if config.videos]
+    return (*called.configs, *overrides, *steps, *last)
 
 
 def _fill_in(name: str, override: str, config: LaunchConfig) -> str:

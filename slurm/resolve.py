@@ -12,31 +12,33 @@ import sys
 from collections.abc import Sequence
 
 from magvit_scale.config import Refusal
-from slurm.stages import Stage
+from slurm.stages import Call, Stage
 
 OUR_PACKAGES = ("magvit_scale", "data_prep", "slurm")
 """Their programs know --show-config; another program might run instead."""
 
 
-def resolve(stages: Sequence[Stage]) -> dict[str, str]:
-    """The configuration of every stage whose program is ours, as YAML, by the stage's name.
+def resolve(stages: Sequence[Stage]) -> dict[tuple[str, Call], str]:
+    """The configuration of every program that is ours, as YAML, by the stage's name and the call.
 
     Raises:
         Refusal: a program does not take its arguments.
     """
-    ours = [stage for stage in stages if stage.program.partition(".")[0] in OUR_PACKAGES]
+    ours = [(stage, call) for stage in stages for call in stage.calls if call.program.partition(".")[0] in OUR_PACKAGES]
     if not ours:
         return {}
-    asked = json.dumps([[stage.program, stage.argv] for stage in ours])
+    asked = json.dumps([[call.program, call.argv] for _, call in ours])
     done = subprocess.run([sys.executable, "-W", "ignore", "-m", "slurm.resolve"], input=asked, capture_output=True,
                           text=True, check=False)  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"slurm.resolve ended with {done.returncode}: {done.stderr}")
     answers = json.loads(done.stdout.splitlines()[-1])
-    for stage, (_, problem) in zip(ours, answers, strict=True):
+    resolved: dict[tuple[str, Call], str] = {}
+    for (stage, call), (text, problem) in zip(ours, answers, strict=True):
         if problem:
-            raise Refusal(f"stage {stage.name}: {stage.program}: {problem}")
-    return {stage.name: text for stage, (text, _) in zip(ours, answers, strict=True)}
+            raise Refusal(f"stage {stage.name}: {call.program}: {problem}")
+        resolved[stage.name, call] = text
+    return resolved
 
 
 def main() -> None:

@@ -34,8 +34,10 @@ def take(folder: Path) -> Path:
 
 
 def preserve(stage: Stage, folder: Path) -> Stage:
-    """The stage with copies of its configuration files, in `folder`, in their places."""
-    return replace(stage, argv=tuple(_copy(argument, folder) for argument in stage.argv))
+    """The stage with copies of its programs' configuration files, in `folder`, in their places."""
+    copies = [tuple(_copy(argument, folder) for argument in call.argv) for call in stage.calls]
+    then = (replace(call, argv=argv) for call, argv in zip(stage.then, copies[1:], strict=True))
+    return replace(stage, argv=copies[0], then=tuple(then))
 
 
 def _copy(argument: str, folder: Path) -> str:

@@ -8,6 +8,14 @@ from typing import Any
 from magvit_scale.config import Refusal, ResourcesConfig, StageConfig, load
 
 
+@dataclass(frozen=True)
+class Call:
+    """A program with its final arguments."""
+
+    program: str
+    argv: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A program with its final arguments, and where the run folder keeps its state."""
@@ -17,8 +25,10 @@ class Stage:
     """Name of the stage in the chain's configuration; elements of an array and points of a sweep share it."""
     program: str
     argv: tuple[str, ...]
+    then: tuple[Call, ...] = ()
+    """What the same processes run next."""
     digest: str
-    """sha256 of the program, its arguments and the content of its configuration files."""
+    """sha256 of the programs, their arguments and the content of their configuration files."""
     folder: str
     """`{root}/stages`, absolute."""
     config: StageConfig
@@ -26,6 +36,11 @@ class Stage:
     """The stage's own over the chain's over the standard ones."""
     needs_success: bool = True
     """False: starts when the stage before has ended, well or not."""
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """All that the stage's processes run, in order."""
+        return (Call(self.program, self.argv), *self.then)
 
     @property
     def marker(self) -> Path:
@@ -69,6 +84,7 @@ class Stage:
             "group": self.group,
             "program": self.program,
             "argv": list(self.argv),
+            "then": [asdict(call) for call in self.then],
             "sha256": self.digest,
             "config": asdict(self.config),
             "resources": asdict(self.resources),
@@ -78,6 +94,10 @@ class Stage:
     def rank_marker(self, attempt: str, rank: int) -> Path:
         """What a rank notes at its own end: its status, and why. A process of another attempt writes another file."""
         return Path(self.folder, f"{self.name}.{attempt}.rank{rank}.json")
+
+    def call_marker(self, attempt: str, number: int, rank: int) -> Path:
+        """Written when a rank has ended one of the stage's calls well."""
+        return Path(self.folder, f"{self.name}.{attempt}.call{number}.rank{rank}.json")
 
 
 def refuse_changes(stage: Stage) -> None:
@@ -110,6 +130,7 @@ def load_stage(folder: Path, name: str) -> Stage:
         group=record["group"],
         program=record["program"],
         argv=tuple(record["argv"]),
+        then=tuple(Call(call["program"], tuple(call["argv"])) for call in record.get("then", [])),
         digest=record["sha256"],
         folder=str(folder),
         config=load(StageConfig, [record["config"]]),

@@ -27,7 +27,14 @@ from magvit_scale.config.health import (
     commit_health,
     vqgan_health,
 )
-from magvit_scale.config.launch import STANDARD, CompareRunsConfig, LaunchConfig, ResourcesConfig, StageConfig
+from magvit_scale.config.launch import (
+    STANDARD,
+    CompareRunsConfig,
+    LaunchConfig,
+    ProgramConfig,
+    ResourcesConfig,
+    StageConfig,
+)
 from magvit_scale.config.reading import (
     Refusal,
     describe,
@@ -96,6 +103,7 @@ __all__ = [
     "Perceptual",
     "Precision",
     "PrecomputeTokensConfig",
+    "ProgramConfig",
     "PublishConfig",
     "Refusal",
     "ReportConfig",

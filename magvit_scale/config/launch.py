@@ -54,8 +54,8 @@ STANDARD = ResourcesConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageConfig:
-    """One stage of a chain: a program, its arguments, its processes."""
+class ProgramConfig:
+    """A program and its arguments."""
 
     program: str
     """Module with main(argv), for instance magvit_scale.train_vqgan."""
@@ -65,6 +65,15 @@ class StageConfig:
     """key=value arguments; {root}, {videos} and {scaled:N} (N steps at reference_minutes) are filled in."""
     overrides_with_videos: tuple[str, ...] = ()
     """Appended where `videos` is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(ProgramConfig):
+    """One stage of a chain: a program, its arguments, its processes."""
+
+    then: tuple[ProgramConfig, ...] = ()
+    """What the same processes run next, each when all of them have ended the one before well: {program, configs,
+    overrides, overrides_with_videos}. For what is too short to be started, or queued, by itself."""
     when: Literal["always", "videos", "no_videos"] = "always"
     """`videos`: a stage only of runs on the user's own videos; `no_videos`: only of runs without them."""
     steps: int | None = None

@@ -153,9 +153,14 @@ def _describe_fields(schema: Any, prefix: str) -> Iterator[str]:
 
 
 def _field_docstrings(schema: type) -> dict[str, str]:
-    body = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0].body  # type: ignore[attr-defined]
+    bodies = [
+        ast.parse(textwrap.dedent(inspect.getsource(part))).body[0].body  # type: ignore[attr-defined]
+        for part in schema.__mro__
+        if is_dataclass(part)
+    ]
     return {
         ast.unparse(item.target): " ".join(ast.literal_eval(text.value).split())
+        for body in bodies
         for item, text in itertools.pairwise(body)
         if isinstance(item, ast.AnnAssign) and isinstance(text, ast.Expr)
     }

@@ -17,6 +17,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         Path(f"{options['waits_for']}.{os.environ.get('SLURM_ARRAY_TASK_ID')}").touch()
         while not Path(options["waits_for"]).exists():
             time.sleep(0.1)
+    if options.get("slow_rank") == os.environ["RANK"]:
+        time.sleep(2)
+        Path(f"{options['output']}.slow").touch()
+    if "needs" in options and not Path(options["needs"]).exists():
+        raise FileNotFoundError(options["needs"])
     files = [Path(argument) for argument in argv or [] if "=" not in argument]
     said = [str(Path(slurm.__file__).parent), os.environ.get("TOLD", ""), *(file.read_text() for file in files)]
     output = Path(options["output"])

@@ -44,6 +44,15 @@ def test_a_queued_job_runs_what_was_submitted_whatever_is_edited_meanwhile(
     assert snapshot.path_of(chain.root / "stages" / "code") == Path(code).parent
 
 
+def test_what_follows_on_several_nodes_waits_for_all_of_them(chain_of: ChainOf) -> None:
+    then = {"program": PROGRAM, "overrides": ["output={root}/then", "needs={root}/first.slow"]}
+    first = {"program": PROGRAM, "nodes": 2, "overrides": ["slow_rank=1"], "then": [then]}
+    chain = chain_of(first=first)
+    chain.launch()
+    assert chain.finished("first")["NumNodes"] == "2"
+    assert (chain.root / "then").exists()
+
+
 def test_what_refuses_its_input_ends_and_so_does_what_waits_for_it(chain_of: ChainOf) -> None:
     chain = chain_of(
         first={"program": "data_prep.list_videos", "overrides": ["videos=/nonexistent"]},

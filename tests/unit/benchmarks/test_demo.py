@@ -1,6 +1,7 @@
 """The demo's time by stage, from the records of a run."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -36,12 +37,15 @@ def test_stages_come_in_their_order_with_what_lies_outside_of_their_work(tmp_pat
         {"step": 4, "perf/step_s": 3, "perf/data_wait_s": 0.5, "time": 117.0},
         {"step": 4, "time": 119.0},
         {"step": 8, "perf/step_s": 2, "perf/data_wait_s": 0, "time": 127.0},
-        {"step": 8, "time": 132.0},
+        {"step": 8, "time": 130.0},
     ]
     (tmp_path / "train" / "metrics.jsonl").write_text("\n".join(map(json.dumps, logs)))
+    (tmp_path / "train" / "export").touch()
+    os.utime(tmp_path / "train" / "metrics.jsonl", (130, 130))
+    os.utime(tmp_path / "train" / "export", (132, 132))
     rows = by_stage(tmp_path)
     assert list(rows) == ["train", "after", "all"]
-    assert rows["train"] == {  # from 105 on it trained, and waited for two seconds
+    assert rows["train"] == {  # from 105 to 132 it trained and wrote, and waited for two seconds
         "seconds": "40.0", "of the demo": "40.0%", "start": "3.0 s", "end": "1.0 s", "in its steps": "45.0%",
         "outside of its work": "37.5%",
     }  # fmt: skip
@@ -73,10 +77,10 @@ def test_the_profilers_table_is_read() -> None:
 def test_a_folder_without_a_demo_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"vqgan_2d\.json is missing"):
         main([str(tmp_path)])
-    for name in ("vqgan_2d", "vqgan_3d", "commit", "judge"):
+    for name in ("vqgan_2d", "vqgan_3d", "commit", "results"):
         note(tmp_path, name, 1.0)
-    (tmp_path / "stages" / "judge.json").unlink()
-    with pytest.raises(SystemExit, match=r"judge\.json is missing"):
+    (tmp_path / "stages" / "results.json").unlink()
+    with pytest.raises(SystemExit, match=r"results\.json is missing"):
         main([str(tmp_path)])
     with pytest.raises(SystemExit, match="found 0 arguments"):
         main([])

@@ -31,6 +31,12 @@ class Chain:
         self.stages[name] = {"program": PROGRAM, "overrides": list(overrides), **settings}
         self.write()
 
+    def add_then(self, name: str, *overrides: str, **settings: Any) -> None:
+        """Another program for the last stage's processes, with an output of its own."""
+        called = {"program": PROGRAM, "overrides": [f"output={{root}}/{name}", *overrides], **settings}
+        next(reversed(self.stages.values())).setdefault("then", []).append(called)
+        self.write()
+
     def write(self) -> None:
         self.config.write_text(yaml.safe_dump({"root": str(self.root), "stages": self.stages}, sort_keys=False))
 

@@ -18,9 +18,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     output.mkdir(parents=True, exist_ok=True)
     with (output / f"runs.{rank}").open("a") as runs:
         runs.write(f"{size}\n")
+    (output / f"pid.{rank}").write_text(str(os.getpid()))
     print(f"hello from rank {rank} of {size}", flush=True)  # noqa: T201
     if options.get("refuse_rank") == rank:
         raise Refusal("found 0 videos, expected 2; give another folder")
+    if "needs" in options and not Path(options["needs"]).exists():
+        raise Refusal(f"{options['needs']} is missing")
+    if options.get("slow_rank") == rank:
+        time.sleep(0.5)
     if options.get("kill_rank") == rank:
         os.kill(os.getpid(), signal.SIGKILL)
     if "wait_for" in options:

@@ -1,5 +1,6 @@
 """Which ends of a job lead to another start."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from slurm import attempts
 from slurm.job import forget_ranks, read_notes
 from slurm.plan import plan
 from slurm.preflight import UNFIT_STATUS, unfit_nodes
-from slurm.stages import Stage
+from slurm.stages import Call, Stage
 from tests.unit.slurm.conftest import Chain
 
 STOPPED, LOST = 75, 76
@@ -99,6 +100,16 @@ def test_starts_without_progress_come_to_an_end_and_progress_resets_the_count(st
     attempts.begin(stage, ["node1"])
     reached = [event["reached"] for event in attempts.read_ledger(stage) if event["event"] == "start"]
     assert reached == ["step_00000000"] * 2 + ["step_00000010"] * 4 + ["step_00000020"]
+
+
+def test_what_follows_in_a_stages_processes_is_progress_too(stage: Stage, tmp_path: Path) -> None:
+    stage = replace(stage, then=(Call("any", (f"output={tmp_path / 'made'}",)),))
+    for _ in range(5):
+        attempts.begin(stage, ["node1"])
+        (tmp_path / "made").mkdir(exist_ok=True)
+        Path(tmp_path, "made", f"{len(attempts.read_ledger(stage))}").touch()
+        assert attempts.end(stage, 137, "RUNNING") == 0
+    assert attempts.read_ledger(stage)[-1]["reached"] == "step_00000000, 5 files"
 
 
 @pytest.mark.parametrize("exclude", [False, True])

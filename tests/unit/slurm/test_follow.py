@@ -44,8 +44,8 @@ def test_a_refusal_is_the_reason_whatever_is_printed_after_it(tmp_path: Path) ->
     out, err = tmp_path / "out", tmp_path / "err"
     out.write_text("reading\n")
     err.write_text(f"{BAR}\nmagvit_scale.train: found 3, expected 4\nresource tracker: bye\n")
-    reason, lines = explain_failure("magvit_scale.train", out, err)
+    reason, lines = explain_failure(["magvit_scale.train"], out, err)
     assert reason == "magvit_scale.train: found 3, expected 4"
     assert lines == ["reading", "magvit_scale.train: found 3, expected 4", "resource tracker: bye"]
-    assert explain_failure("other", out, err)[0] == "resource tracker: bye"
-    assert explain_failure("other", tmp_path / "no", tmp_path / "no")[0].startswith("it ended without a message")
+    assert explain_failure(["other"], out, err)[0] == "resource tracker: bye"
+    assert explain_failure(["other"], tmp_path / "no", tmp_path / "no")[0].startswith("it ended without a message")

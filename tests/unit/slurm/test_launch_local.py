@@ -63,6 +63,31 @@ def test_a_refusal_stops_the_chain_and_says_how_to_continue(chain: Chain) -> Non
     )
 
 
+def test_the_same_processes_run_what_follows_when_all_of_them_have_ended_the_one_before(chain: Chain) -> None:
+    names = ("first", "second")
+    chain.add("first", "slow_rank=1", tasks=2)
+    chain.add_then("second", "needs={root}/first/result.1")
+    status, out, err = chain.run()
+    assert (status, err, out.count("== stage")) == (0, "", 1)
+    first, second = ([(chain.root / name / f"pid.{rank}").read_text() for rank in (0, 1)] for name in names)
+    assert first == second
+    assert chain.run()[1].count("finished before") == 1
+    assert [chain.runs(name, rank) for name in names for rank in (0, 1)] == [["2"]] * 4
+
+
+def test_a_refusal_of_what_follows_fails_the_stage_and_another_argument_is_another_stage(chain: Chain) -> None:
+    chain.add("first")
+    chain.add_then("second", "refuse_rank=0")
+    status, _, err = chain.run()
+    assert status == 1
+    assert err.startswith("stage first failed in rank 0: tests.unit.slurm.stage_programs: found 0 videos")
+    chain.stages["first"]["then"][0]["overrides"].pop()
+    chain.write()
+    status, _, err = chain.run()
+    assert status == 1
+    assert "stage first was started with other arguments" in err
+
+
 def test_a_killed_rank_ends_the_other_and_both_their_workers(chain: Chain) -> None:
     chain.add("only", "kill_rank=1", "wait_for=/nonexistent", tasks=2)
     status, _, err = chain.run()

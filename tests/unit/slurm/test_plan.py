@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from magvit_scale.config import LaunchConfig, Refusal, load
+from magvit_scale.files import write_json
 from slurm.arguments import value
 from slurm.plan import plan
-from slurm.stages import Stage
+from slurm.stages import Stage, load_stage
 from tests.unit.slurm.conftest import Chain
 
 
@@ -64,6 +65,24 @@ def test_a_chain_that_cannot_run_is_refused_before_its_first_stage(
     assert not chain.root.exists()
 
 
+def test_what_follows_in_a_stages_processes_has_its_own_arguments(chain: Chain, tmp_path: Path) -> None:
+    config = tmp_path / "look.yaml"
+    config.write_text("size_px: 1\n")
+    chain.add("train", steps=10)
+    chain.add_then("look", "at={root}/train", configs=[str(config)], overrides_with_videos=["videos={videos}"])
+    (stage,) = planned(chain, "videos=/v")
+    looked = (str(config), f"output={chain.root}/look", f"at={chain.root}/train", "videos=/v")
+    assert [call.argv for call in stage.calls] == [stage.argv, looked]
+    write_json(stage.started_marker, stage.record(job_id=None))
+    assert load_stage(Path(stage.folder), "train") == stage
+    config.write_text("size_px: 2\n")
+    assert planned(chain, "videos=/v")[0].digest != stage.digest
+    chain.stages["train"]["then"][0]["program"] = "no.such"
+    chain.write()
+    with pytest.raises(Refusal, match=r"stage train: no module no\.such"):
+        planned(chain)
+
+
 def test_only_the_stages_that_are_named(chain: Chain) -> None:
     for name in ("first", "second", "third"):
         chain.add(name)
@@ -86,10 +105,12 @@ def test_elements_of_an_array_are_stages_on_slurm_only(chain: Chain) -> None:
 def test_a_sweep_is_the_product_of_its_values_then_a_table(chain: Chain) -> None:
     chain.add("first")
     chain.add("train", "optim.rate=1", array_parallelism=2)
+    chain.add_then("after_train")
     chain.add("last")
     first, *points, table = planned(chain, "sweep.train.optim.rate=[1e-3,0.1]", "sweep.train.kind=[a b,c]")
     assert first.name == "first"
     assert [point.name for point in points] == ["train.0", "train.1", "train.2", "train.3"]
+    assert not any(point.then for point in points)
     assert points[1].argv[2:] == (
         "optim.rate=0.001", 'kind="c"', f"output={chain.root}/train_sweep/rate=0.001,kind=c"
     )  # fmt: skip

@@ -17,7 +17,8 @@ def stages(chain: Chain, *overrides: str) -> list[Stage]:
     chain.add("foreign", "no_such_key=1")
     # Other modules of ours would import torch.
     chain.stages["shards"] = {"program": "data_prep.write_shards", "overrides": ["manifest=m", "output=o", *overrides]}
-    chain.stages["table"] = {"program": "slurm.compare_runs", "overrides": ["runs=[a,b]", "output=t"]}
+    table = {"program": "slurm.compare_runs", "overrides": ["runs=[a,b]", "output=t"]}
+    chain.stages["shards"]["then"] = [table]
     chain.write()
     return plan(load(LaunchConfig, [chain.config]))
 
@@ -26,11 +27,14 @@ def test_a_good_stage_answers_with_its_whole_configuration_and_foreign_ones_are_
     chain: Chain, tmp_path: Path
 ) -> None:
     resolved = resolve(stages(chain, "size_px=32"))
-    assert sorted(resolved) == ["shards", "table"]
+    assert [(stage, call.program) for stage, call in resolved] == [
+        ("shards", "data_prep.write_shards"), ("shards", "slurm.compare_runs")
+    ]  # fmt: skip
+    shards, table = resolved.values()
     path = tmp_path / "resolved.yaml"
-    path.write_text(resolved["shards"])
+    path.write_text(shards)
     assert load(WriteShardsConfig, [path]) == WriteShardsConfig(manifest="m", output="o", size_px=32)
-    assert yaml.safe_load(resolved["table"]) == {"runs": ["a", "b"], "output": "t"}
+    assert yaml.safe_load(table) == {"runs": ["a", "b"], "output": "t"}
     assert not chain.root.exists()
 
 

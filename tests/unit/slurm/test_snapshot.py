@@ -82,6 +82,7 @@ def stage(chain: Chain, tmp_path: Path) -> Stage:
     config = tmp_path / "train.yaml"
     config.write_text("size_px: 1\n")
     chain.add("train", "a=b/c.yaml", configs=[str(config)])
+    chain.add_then("look", configs=[str(config)])
     return plan(load(LaunchConfig, [chain.config]))[0]
 
 
@@ -95,7 +96,8 @@ def test_configuration_files_are_replaced_by_copies_that_later_edits_leave_alone
     assert Path(copy).name.endswith("_train.yaml")
     Path(original).write_text("size_px: 2\n")
     assert Path(copy).read_text() == "size_px: 1\n"
-    assert replace(preserved, argv=stage.argv) == stage, "the digest too is the original's"
+    assert preserved.then[0].argv == (copy, f"output={stage.root}/look")
+    assert replace(preserved, argv=stage.argv, then=stage.then) == stage, "the digest too is the original's"
     edited = snapshot.preserve(stage, folder).argv[0]
     assert edited != copy
     assert Path(edited).read_text() == "size_px: 2\n"
