@@ -3,7 +3,6 @@
 Inflates averaged weights, unaveraged weights and discriminator alike (spec section 3).
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +18,12 @@ from magvit_scale.vqgan.inflate import inflate_2d_to_3d
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Inflates the three parts of an export folder. Any number of ranks may call; the first one works.
+    """Inflates the three parts of an export folder.
 
     Raises:
         Refusal: the source is no 2D VQGAN, or a tensor is left over on either side.
     """
     config = parse(InflateConfig, argv)
-    if int(os.environ.get("RANK", "0")) > 0:
-        return
     source, output = Path(config.source), Path(config.output)
     model_2d = load_config(VQGANConfig, source, "VQGAN")
     if model_2d.ndim != 2:

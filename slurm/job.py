@@ -99,14 +99,20 @@ def run_calls(stage: Stage, rank: int, num_ranks: int) -> float:
     Returns:
         Seconds that their mains took.
     """
-    seconds = run_program(stage.calls[0])
-    for number, call in enumerate(stage.then):
-        write_json(stage.call_marker(attempt(), number, rank), {})
-        # A rank that ends otherwise has all of them ended: by the guards, or by srun.
-        while not all(stage.call_marker(attempt(), number, other).exists() for other in range(num_ranks)):
-            time.sleep(POLL_INTERVAL_S)
-        seconds += run_program(call)
+    seconds = 0.0
+    for number, call in enumerate(stage.calls):
+        if number:
+            _wait_for_others(stage, rank, num_ranks, number)
+        if rank == 0 or not call.alone:
+            seconds += run_program(call)
     return seconds
+
+
+def _wait_for_others(stage: Stage, rank: int, num_ranks: int, number: int) -> None:
+    write_json(stage.call_marker(attempt(), number, rank), {})
+    # A rank that ends otherwise has all of them ended: by the guards, or by srun.
+    while not all(stage.call_marker(attempt(), number, other).exists() for other in range(num_ranks)):
+        time.sleep(POLL_INTERVAL_S)
 
 
 def run_program(call: Call) -> float:

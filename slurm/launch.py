@@ -118,7 +118,7 @@ def _print_plan(stages: list[Stage], config: LaunchConfig) -> None:
     for number, stage in enumerate(stages, 1):
         for place, call in enumerate(stage.calls):
             title = f"{'':>5}then" if place else f"{number:>2} {stage.name}"
-            _say(f"{title}  ({stage.config.tasks} x python -m {call.program})")
+            _say(f"{title}  ({1 if call.alone else stage.config.tasks} x python -m {call.program})")
             for argument in call.argv:
                 _say(f"       {argument}")
             if text := resolved.get((stage.name, call)):

@@ -56,7 +56,7 @@ def _stage(name: str, group: str, stage: StageConfig, config: LaunchConfig, more
         raise Refusal(f"stage name {name!r}: expected letters, digits, _ . -; rename it")
     steps = [] if stage.steps is None else [f"run.steps={_scaled(stage.steps, config)}"]
     first = Call(stage.program, (*_arguments(name, stage, config, steps), *more))
-    then = tuple(Call(called.program, _arguments(name, called, config)) for called in stage.then)
+    then = tuple(Call(called.program, _arguments(name, called, config), called.alone) for called in stage.then)
     return Stage(
         name=name,
         group=group,

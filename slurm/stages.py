@@ -14,6 +14,8 @@ class Call:
 
     program: str
     argv: tuple[str, ...]
+    alone: bool = False
+    """Only the first rank runs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Stage:
     @property
     def calls(self) -> tuple[Call, ...]:
         """All that the stage's processes run, in order."""
-        return (Call(self.program, self.argv), *self.then)
+        return (Call(self.program, self.argv, self.config.alone), *self.then)
 
     @property
     def marker(self) -> Path:
@@ -96,7 +98,7 @@ class Stage:
         return Path(self.folder, f"{self.name}.{attempt}.rank{rank}.json")
 
     def call_marker(self, attempt: str, number: int, rank: int) -> Path:
-        """Written when a rank has ended one of the stage's calls well."""
+        """Written when a rank has ended all of the stage's calls before this one well."""
         return Path(self.folder, f"{self.name}.{attempt}.call{number}.rank{rank}.json")
 
 
@@ -130,7 +132,7 @@ def load_stage(folder: Path, name: str) -> Stage:
         group=record["group"],
         program=record["program"],
         argv=tuple(record["argv"]),
-        then=tuple(Call(call["program"], tuple(call["argv"])) for call in record.get("then", [])),
+        then=tuple(Call(**call | {"argv": tuple(call["argv"])}) for call in record.get("then", [])),
         digest=record["sha256"],
         folder=str(folder),
         config=load(StageConfig, [record["config"]]),

@@ -65,6 +65,8 @@ class ProgramConfig:
     """key=value arguments; {root}, {videos} and {scaled:N} (N steps at reference_minutes) are filled in."""
     overrides_with_videos: tuple[str, ...] = ()
     """Appended where `videos` is given."""
+    alone: bool = False
+    """True: of several processes the first runs it, and the others wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ class StageConfig(ProgramConfig):
 
     then: tuple[ProgramConfig, ...] = ()
     """What the same processes run next, each when all of them have ended the one before well: {program, configs,
-    overrides, overrides_with_videos}. For what is too short to be started, or queued, by itself."""
+    overrides, overrides_with_videos, alone}. For what is too short to be started, or queued, by itself."""
     when: Literal["always", "videos", "no_videos"] = "always"
     """`videos`: a stage only of runs on the user's own videos; `no_videos`: only of runs without them."""
     steps: int | None = None

@@ -5,13 +5,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # which the first optimiser would import; our starter looks for no garbage during imports
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
@@ -42,6 +43,8 @@ _linear = F.linear
 OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
         "optimizer", "scheduler", "bf16", "fp16", "torch_autocast", "data_types")  # fmt: skip
 """Keys of DeepSpeed's file that our configuration decides."""
+SWITCH = "TORCHDYNAMO_DISABLE"
+"""Of torch: what is given to the compiler stays as it is."""
 
 
 @cache
@@ -99,8 +102,24 @@ def build_engine(
     checkpoint_activations(model, run.activation_checkpointing)
     if run.compile:
         model.compile()
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    with _nothing_compiled():
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     return Engine(name, engine, run.precision, ranks)
+
+
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """To see whether it knows an optimiser DeepSpeed imports one of its own and has torch compile that: most of a
+    second for what is never called. Our model has been given to the compiler before.
+    """
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[SWITCH]
+        if before is not None:
+            os.environ[SWITCH] = before
 
 
 def zero_stage(path: str) -> int:

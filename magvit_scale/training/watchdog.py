@@ -39,6 +39,8 @@ BEATS_TO_SUSPICION = 20
 """A silence that counts as death once a collective has complained of a lost peer."""
 LAST_WORDS_S = 2.0
 """How long the run's log may take: a file system that hangs may be why we end."""
+FAREWELL_S = 0.05
+"""How often the host asks whether all others have left."""
 FINDING = "finding"
 
 
@@ -174,7 +176,8 @@ class Watchdog:
                     return
                 if said in ("", DONE):
                     self._judge(agreed)
-                if self._wake.wait(self._beat_every_s):
+                # The host only waits for the others' farewells now, and they may come at any moment.
+                if self._wake.wait(min(FAREWELL_S, self._beat_every_s) if said else self._beat_every_s):
                     self._wake.clear()
         except RuntimeError:
             # The store's host is gone; who has said that it leaves need not care.

@@ -100,3 +100,30 @@ def test_two_programs_can_train_one_after_the_other_in_a_process() -> None:
         [sys.executable, "-c", TWICE], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
     )
     assert ended.stdout.splitlines()[-1:] == ["twice"], ended.stderr[-2000:]
+
+
+COMPILER = """
+import os, sys
+from torch import nn, ones
+from magvit_scale.config import OptimConfig, RunConfig
+from magvit_scale.training import distributed, engines
+graphs, compile_module = [], nn.Module.compile
+look = lambda graph, _: graphs.append(graph) or graph.forward
+nn.Module.compile = lambda module: compile_module(module, backend=look)
+ranks = distributed.start()
+for before, is_compiled in ((None, False), ("0", True)):
+    os.environ.update({engines.SWITCH: before} if before else {})
+    model = nn.Linear(3, 1)
+    run = RunConfig(folder="", steps=1, global_batch_size=1, compile=is_compiled)
+    engine = engines.build_engine("model", model, ([], list(model.parameters())), run, OptimConfig(), ranks)
+    engine(ones(1, 3))
+    print(os.environ.get(engines.SWITCH), "torch._inductor.compile_fx" in sys.modules, len(graphs))
+"""
+
+
+@pytest.mark.distributed
+def test_an_engine_compiles_our_model_nothing_of_deepspeeds_and_leaves_torchs_switch_as_it_was() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", COMPILER], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.stdout.splitlines()[-2:] == ["None False 0", "0 False 1"], ended.stderr[-2000:]

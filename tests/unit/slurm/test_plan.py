@@ -69,10 +69,13 @@ def test_what_follows_in_a_stages_processes_has_its_own_arguments(chain: Chain, 
     config = tmp_path / "look.yaml"
     config.write_text("size_px: 1\n")
     chain.add("train", steps=10)
-    chain.add_then("look", "at={root}/train", configs=[str(config)], overrides_with_videos=["videos={videos}"])
+    chain.add_then(
+        "look", "at={root}/train", configs=[str(config)], alone=True, overrides_with_videos=["videos={videos}"]
+    )
     (stage,) = planned(chain, "videos=/v")
     looked = (str(config), f"output={chain.root}/look", f"at={chain.root}/train", "videos=/v")
     assert [call.argv for call in stage.calls] == [stage.argv, looked]
+    assert [call.alone for call in stage.calls] == [False, True]
     write_json(stage.started_marker, stage.record(job_id=None))
     assert load_stage(Path(stage.folder), "train") == stage
     config.write_text("size_px: 2\n")

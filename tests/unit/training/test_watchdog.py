@@ -1,5 +1,6 @@
 """What one process can show of the watchdog; tests/distributed/test_watchdog.py has the rest."""
 
+import queue
 import threading
 
 import pytest
@@ -18,6 +19,22 @@ def test_a_lone_rank_runs_without_a_network_and_leaves_no_thread() -> None:
         watchdog.progress(0, "step")
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
+
+
+def test_the_host_hears_of_the_last_to_leave_without_waiting_for_a_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    port: queue.Queue[int] = queue.Queue()
+    host = Watchdog(0, 2, broadcast=lambda number: port.put(number) or number, dead_after_s=6000.0)
+    guest = Watchdog(1, 2, broadcast=lambda _: port.get(), dead_after_s=6000.0)
+    host.__enter__()
+    guest.__enter__()
+    leaving = threading.Thread(target=host.__exit__, args=(None, None, None), daemon=True)
+    leaving.start()
+    leaving.join(0.5)
+    assert leaving.is_alive()
+    guest.__exit__(None, None, None)
+    leaving.join(50.0)  # a beat is 100 s
+    assert not leaving.is_alive()
 
 
 def test_an_error_inside_comes_out_as_it_was() -> None:

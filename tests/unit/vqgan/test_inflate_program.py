@@ -71,12 +71,6 @@ def test_a_second_run_writes_the_same_bytes(source: Path, tmp_path: Path) -> Non
     )
 
 
-def test_ranks_but_the_first_have_nothing_to_do(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    main(arguments(source, tmp_path / "3d"))
-    assert not (tmp_path / "3d").exists()
-
-
 def test_a_3d_source_is_refused(source: Path, tmp_path: Path) -> None:
     main(arguments(source, tmp_path / "3d"))
     with pytest.raises(Refusal, match="is a 3D VQGAN, expected a 2D one"):
