@@ -28,8 +28,9 @@ BETWEEN = "Python between them"
 NOTE = """Stages ran as processes on all cores: seconds are the clock's, from the launcher's start of a stage to its
 start of the next one. Start: until the stage's program is called - the launcher, Python, imports, of which torch alone
 takes a second. End: from the program's end to the next stage. Both are outside of a stage's work; of a training stage
-so is what comes before its first step - engines, and meeting the other ranks - and after its last file, and its waiting
-for data; steps, checkpoints, what TensorBoard shows of held-out clips and the export are its work. Operators: share of
+so is what comes before its first step - engines, and meeting the other ranks - and after its last file, inflation
+included, and its waiting for data; steps, checkpoints, what TensorBoard shows of held-out clips and the export are its
+work. Operators: share of
 the profiled steps' time, without what they call; the 3D VQGAN with its discriminator, which in the demo works in the
 last quarter."""
 OUTSIDE = "outside of its work"
@@ -46,9 +47,13 @@ DONE = {
     "memory that the kernel clears anew": "stays in the process (magvit_scale/freed_memory.py): little at these sizes, "
     "a quarter of the time of tokenizing at the paper's",
     "starts and ends of stages": "imports without a search for garbage, no tidying up at a good end "
-    "(slurm/lifetime.py)",
-    "what is left outside of work": "importing torch and DeepSpeed, a second and a half: more than a tenth of a stage "
-    "that lasts less than 15; of training stages also two seconds of making engines",
+    "(slurm/lifetime.py); no DeepSpeed where nothing is trained; nothing compiled of DeepSpeed's own optimiser "
+    "(training/engines.py), which was most of a second of every training; a host that does not wait for its next beat "
+    "to leave (training/watchdog.py), up to a second",
+    "stages of seconds": "inflation, the second split of tokens, claims, evaluation and report run in processes that "
+    "are there already (`then` in configs/pipeline/demo.yaml): five starts less",
+    "what is left outside of work": "importing torch and DeepSpeed, a second and a half; of training stages also "
+    "making engines, another one",
 }
 """About the hottest places."""
 
