@@ -28,7 +28,7 @@ BETWEEN = "Python between them"
 NOTE = """Stages ran as processes on all cores: seconds are the clock's, from the launcher's start of a stage to its
 start of the next one. Start: until the stage's program is called - the launcher, Python, imports, of which torch alone
 takes a second. End: from the program's end to the next stage. Both are outside of a stage's work; of a training stage
-so is what comes before its first step - engines, and meeting the other ranks - and after its last file, inflation
+so is what comes before its first step - engines, and meeting the other ranks - and after its export, inflation
 included, and its waiting for data; steps, checkpoints, what TensorBoard shows of held-out clips and the export are its
 work. Operators: share of
 the profiled steps' time, without what they call; the 3D VQGAN with its discriminator, which in the demo works in the
@@ -139,7 +139,7 @@ def _read(started: Path, root: Path) -> Lived:
     in_steps, worked = 0.0, ended["main_seconds"]
     if (metrics := root / name / "metrics.jsonl").exists():
         lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-        written = max(path.stat().st_mtime for path in (root / name).rglob("*") if path.is_file())
+        written = max(path.stat().st_mtime for path in [*(root / name / "export").rglob("*.*"), metrics])
         in_steps, worked = seconds_in_steps(lines), seconds_of_training(lines, written)
     return Lived(name, began["time"], ended["time"], ended["main_seconds"], in_steps, worked)
 
@@ -159,7 +159,7 @@ def _row(stage: Lived, left: float, whole: float) -> dict[str, str]:
 
 
 def seconds_of_training(lines: Sequence[dict[str, float]], written: float) -> float:
-    """From the first step of a run to its last file, written at that time, without its waiting for data: steps,
+    """From the first step of a run to its export, written at that time, without its waiting for data: steps,
     checkpoints, samples, the export.
     """
     logs = [line for line in lines if "perf/step_s" in line]

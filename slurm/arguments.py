@@ -6,6 +6,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from magvit_scale.config import is_override
+from slurm.stages import Call
+
+
+def first_value(calls: Sequence[Call], key: str) -> Any:
+    """The value of a key in the first of a stage's programs that is told it; None where none is."""
+    values = (value(call.argv, key) for call in calls)
+    return next((found for found in values if found is not None), None)
 
 
 def value(argv: Sequence[str], key: str) -> Any:

@@ -55,7 +55,7 @@ def begin(stage: Stage, nodes: Sequence[str]) -> int:
         return FINISHED_STATUS
     if stage.cancelled_marker.exists():
         raise Refusal(f"stage {stage.name} was cancelled; python -m slurm.resubmit {stage.root} takes it up again")
-    reached, job = _reached(stage), os.environ.get("SLURM_JOB_ID")
+    reached, job = measure(stage.calls), os.environ.get("SLURM_JOB_ID")
     starts = [event for event in read_ledger(stage) if event["event"] == "start" and event["job"] == job]
     num_fruitless, limit = sum(event["reached"] == reached for event in starts), stage.resources.max_fruitless_restarts
     if limit is not None and num_fruitless > limit:
@@ -70,10 +70,6 @@ def begin(stage: Stage, nodes: Sequence[str]) -> int:
     write_json(stage.started_marker, stage.record(job_id=_own_id()))
     _note(stage, {"event": "start", "nodes": list(nodes), "reached": reached})
     return 0
-
-
-def _reached(stage: Stage) -> str:
-    return ", ".join(measure(call.argv) for call in stage.calls)
 
 
 def end(stage: Stage, status: int, state: str) -> int:
@@ -95,7 +91,7 @@ def end(stage: Stage, status: int, state: str) -> int:
     notes = read_notes(stage, attempt())
     unfit = unfit_nodes(stage, attempt(), nodes) if UNFIT_STATUS in _statuses(notes) else []
     goes_on, why = decide(stage, status, state, notes, len(nodes) * stage.config.tasks, unfit)
-    event = {"event": "end", "status": status, "goes_on": goes_on, "why": why, "reached": _reached(stage)}
+    event = {"event": "end", "status": status, "goes_on": goes_on, "why": why, "reached": measure(stage.calls)}
     _note(stage, event | {"unfit": unfit})
     sys.stderr.write(f"slurm: stage {stage.name}: {why}; {'requeued' if goes_on else 'not requeued'}\n")
     if stage.is_finished:

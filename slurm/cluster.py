@@ -146,6 +146,8 @@ def _tasks(stage: Stage) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     tasks, cpus = stage.config.tasks, stage.config.cpus_per_task
     # Since SLURM 22.05 srun does not take it from sbatch.
     srun = [f"--cpus-per-task={cpus}"] if cpus else []
+    if len(stage.calls) > 1:
+        srun.append("--kill-on-bad-exit=1")  # or ranks would wait for the dead one between two programs
     if not stage.config.min_nodes:
         return {"ntasks_per_node": tasks, "cpus_per_task": cpus}, {}, srun
     # Told of tasks, SLURM takes as few nodes as it may; so it hears of processors, and srun of the tasks.

@@ -4,6 +4,7 @@ The pickle holds arguments only. What a stage has done is on the disk, so a rest
 bare requeue) continues as well as one from a new pickle.
 """
 
+import gc
 import json
 import os
 import signal
@@ -22,18 +23,19 @@ import submitit
 
 from magvit_scale.config import refusals_end_the_program
 from magvit_scale.files import write_json
-from magvit_scale.training.launched import NUM_PORTS, hostnames, node_name, port_of
+from magvit_scale.training.launched import ALONE, NUM_PORTS, hostnames, node_name, port_of
 from magvit_scale.training.signals import STOPPED_STATUS
 from slurm import guard, preflight
 from slurm.lifetime import imported, leaves_at_once
 from slurm.stages import Call, Stage, read_marker
 
-POLL_INTERVAL_S = 0.02
+LOCAL_POLL_S, SHARED_POLL_S = 0.02, 1.0
+"""How often a rank looks whether the others have come as far; on a cluster all of them ask one file system."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Runs a stage's program in this process as one rank of `num_ranks`."""
+    """Runs a stage's programs in this process, as one of its ranks."""
 
     stage: Stage
     lifeline: str | None = None
@@ -42,7 +44,7 @@ class Job:
     """Meeting port of the ranks; null derives it from the job id."""
 
     def __call__(self) -> None:
-        """Sets the environment that torchrun would set, runs the program, notes how this rank has ended."""
+        """Sets the environment that torchrun would set, runs the programs, notes how this rank has ended."""
         with leaves_at_once():
             self._run()
 
@@ -58,7 +60,7 @@ class Job:
             os.environ.update(rank_environment(here, self.stage, self.port))
             if preflight.is_wanted(self.stage) and self.lifeline is None:
                 preflight.examine(self.stage, attempt(), NUM_PORTS + _port_of_start())
-            main_seconds = run_calls(self.stage, here.global_rank, here.num_tasks)
+            main_seconds = self._run_calls(here.global_rank, here.num_tasks)
         finish(self.stage, here.num_tasks, time.monotonic() - started, main_seconds)
         if watcher:
             watcher.kill()
@@ -66,6 +68,29 @@ class Job:
         # Python drops its own handlers on the way out, and a late preemption signal would then fail a finished job.
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def _run_calls(self, rank: int, num_ranks: int) -> float:
+        """Seconds that the mains of the stage's programs took, each when all ranks had ended the one before well."""
+        seconds = 0.0
+        for number, call in enumerate(self.stage.calls):
+            if call.alone and rank == 0:
+                with _alone():
+                    seconds += run_program(call)
+            elif not call.alone:
+                seconds += run_program(call)
+            if len(self.stage.calls) > 1:
+                self._wait_for_others(number, rank, num_ranks)
+        return seconds
+
+    def _wait_for_others(self, number: int, rank: int, num_ranks: int) -> None:
+        """Also after the last call, or srun might take the ranks that have ended for a sign of trouble. A rank that
+        ends badly has all of them ended, by the guards or by srun (--kill-on-bad-exit).
+        """
+        gc.collect()  # engines are cycles, and the next program wants their memory
+        write_json(self.stage.call_marker(attempt(), number, rank), {})
+        missing = list(range(num_ranks))
+        while missing := [rank for rank in missing if not self.stage.call_marker(attempt(), number, rank).exists()]:
+            time.sleep(LOCAL_POLL_S if self.lifeline else SHARED_POLL_S)
 
     def _guarded(self, rank: int) -> "subprocess.Popen[bytes] | None":
         if self.lifeline is None:
@@ -93,28 +118,6 @@ def stop_when_asked() -> None:
     signal.signal(signal.SIGUSR2, stop)
 
 
-def run_calls(stage: Stage, rank: int, num_ranks: int) -> float:
-    """Runs the stage's programs as one of its ranks: each when all ranks have ended the one before well.
-
-    Returns:
-        Seconds that their mains took.
-    """
-    seconds = 0.0
-    for number, call in enumerate(stage.calls):
-        if number:
-            _wait_for_others(stage, rank, num_ranks, number)
-        if rank == 0 or not call.alone:
-            seconds += run_program(call)
-    return seconds
-
-
-def _wait_for_others(stage: Stage, rank: int, num_ranks: int, number: int) -> None:
-    write_json(stage.call_marker(attempt(), number, rank), {})
-    # A rank that ends otherwise has all of them ended: by the guards, or by srun.
-    while not all(stage.call_marker(attempt(), number, other).exists() for other in range(num_ranks)):
-        time.sleep(POLL_INTERVAL_S)
-
-
 def run_program(call: Call) -> float:
     """Calls a program's main(argv); bad input becomes one line on stderr and exit status 1.
 
@@ -129,6 +132,17 @@ def run_program(call: Call) -> float:
             if end.code:  # none and 0 are good ends
                 raise
         return time.monotonic() - began
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """The environment of a lone process, for a program that may look for its ranks."""
+    before = {name: os.environ[name] for name in ALONE}
+    os.environ.update(ALONE)
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 @contextmanager

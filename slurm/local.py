@@ -14,7 +14,7 @@ from slurm.job import Job, free_port
 from slurm.stages import Stage
 
 NO_TIME_LIMIT_MINUTES = 365 * 24 * 60
-POLL_INTERVAL_S = 0.02
+POLL_INTERVAL_S = 0.05
 STOP_TIMEOUT_S = 15.0
 
 

@@ -54,27 +54,27 @@ def _chosen(config: LaunchConfig) -> dict[str, StageConfig]:
 def _stage(name: str, group: str, stage: StageConfig, config: LaunchConfig, more: Sequence[str] = ()) -> Stage:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise Refusal(f"stage name {name!r}: expected letters, digits, _ . -; rename it")
+    if stage.then and stage.array > 1:
+        raise Refusal(f"stage {name}: each of its {stage.array} elements would run what is in then; make that a stage")
     steps = [] if stage.steps is None else [f"run.steps={_scaled(stage.steps, config)}"]
-    first = Call(stage.program, (*_arguments(name, stage, config, steps), *more))
-    then = tuple(Call(called.program, _arguments(name, called, config), called.alone) for called in stage.then)
+    first = Call(stage.program, (*_arguments(name, stage, config, steps), *more), stage.alone)
+    then = [Call(called.program, _arguments(name, called, config), called.alone) for called in stage.then]
     return Stage(
         name=name,
         group=group,
-        program=first.program,
-        argv=first.argv,
-        then=then,
-        digest=_digest(name, dict(zip((first, *then), (stage, *stage.then), strict=True))),
+        calls=(first, *then),
+        digest=_digest(name, [first, *then], [stage, *stage.then]),
         folder=str(Path(config.root, "stages").absolute()),
         config=stage,
         resources=stage.resources.over(config.resources).over(STANDARD),
     )
 
 
-def _digest(name: str, calls: Mapping[Call, ProgramConfig]) -> str:
+def _digest(name: str, calls: Sequence[Call], configs: Sequence[ProgramConfig]) -> str:
     digest = hashlib.sha256()
-    for call, called in calls.items():
+    for call, called in zip(calls, configs, strict=True):
         _require_program(name, call.program)
-        digest.update(json.dumps([call.program, call.argv]).encode())
+        digest.update(json.dumps([call.program, call.argv, *(["alone"] if call.alone else [])]).encode())
         for path in called.configs:
             digest.update(_content(name, path))
     return digest.hexdigest()

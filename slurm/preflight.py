@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from slurm.arguments import value
+from slurm.arguments import first_value
 from slurm.progress import read
 from slurm.stages import Stage
 
@@ -56,13 +56,13 @@ def _reports(stage: Stage, attempt: str) -> Path:
 
 def _arguments(stage: Stage, attempt: str) -> list[str]:
     paths = {"folder": stage.folder, "reports": str(_reports(stage, attempt))}
-    if shards := value(stage.argv, "clips.shards") or value(stage.argv, "tokens"):
+    if shards := first_value(stage.calls, "clips.shards") or first_value(stage.calls, "tokens"):
         paths["shards"] = shards
     # Quoted, as YAML would cut a folder's name at ` #`.
     arguments = [f"{key}={json.dumps(path, ensure_ascii=False)}" for key, path in paths.items()]
-    if (workers := value(stage.argv, "clips.num_workers")) is not None:
+    if (workers := first_value(stage.calls, "clips.num_workers")) is not None:
         arguments.append(f"num_workers={workers}")
-    now, every = read(stage.argv), value(stage.argv, "run.checkpoint_every")
+    now, every = read(stage.calls), first_value(stage.calls, "run.checkpoint_every")
     if now and now.step_s and every:
         arguments.append(f"minutes_between_checkpoints={every * now.step_s / 60}")
     return [*arguments, f"patience_s={PATIENCE_S}", f"time_limit_minutes={stage.resources.time_limit_minutes}"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slurm.arguments import value
+from slurm.stages import Call
 
 TAIL_BYTES = 65_536
 LOSSES = ("loss/total", "loss/reconstruction")
@@ -30,8 +31,13 @@ class Progress:
         return max(0, self.num_steps - self.step) * self.step_s
 
 
-def read(argv: Sequence[str]) -> Progress | None:
-    """The progress of the run that these arguments start; None before its first log, or where it does not train."""
+def read(calls: Sequence[Call]) -> Progress | None:
+    """The progress of the last run that a stage's programs have begun; None before its first log, or if none trains."""
+    found = (_read(call.argv) for call in reversed(calls))
+    return next((progress for progress in found if progress), None)
+
+
+def _read(argv: Sequence[str]) -> Progress | None:
     folder = value(argv, "run.folder")
     line = read_metrics(Path(folder)) if folder else None
     if line is None:
@@ -40,8 +46,14 @@ def read(argv: Sequence[str]) -> Progress | None:
     return Progress(int(line["step"]), value(argv, "run.steps"), loss, line.get("perf/step_s"))
 
 
-def measure(argv: Sequence[str]) -> str:
-    """In words, what only grows when a stage gets on: the newest complete checkpoint, or the number of files made."""
+def measure(calls: Sequence[Call]) -> str:
+    """In words, what only grows when a stage gets on: of each program the newest complete checkpoint, or the number of
+    files made.
+    """
+    return ", ".join(_measure(call.argv) for call in calls)
+
+
+def _measure(argv: Sequence[str]) -> str:
     if folder := value(argv, "run.folder"):
         steps = [path.parent.name for path in Path(folder, "checkpoints").glob("step_*/COMPLETE")]
         return max(steps, default="step_00000000")

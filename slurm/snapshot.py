@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from magvit_scale.config import is_override
-from slurm.stages import Stage
+from slurm.stages import Call, Stage
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 COPIED = ("magvit_scale", "data_prep", "slurm", "configs")
@@ -35,9 +35,11 @@ def take(folder: Path) -> Path:
 
 def preserve(stage: Stage, folder: Path) -> Stage:
     """The stage with copies of its programs' configuration files, in `folder`, in their places."""
-    copies = [tuple(_copy(argument, folder) for argument in call.argv) for call in stage.calls]
-    then = (replace(call, argv=argv) for call, argv in zip(stage.then, copies[1:], strict=True))
-    return replace(stage, argv=copies[0], then=tuple(then))
+    return replace(stage, calls=tuple(_with_copies(call, folder) for call in stage.calls))
+
+
+def _with_copies(call: Call, folder: Path) -> Call:
+    return replace(call, argv=tuple(_copy(argument, folder) for argument in call.argv))
 
 
 def _copy(argument: str, folder: Path) -> str:

@@ -20,15 +20,13 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A program with its final arguments, and where the run folder keeps its state."""
+    """Programs with their final arguments, and where the run folder keeps their state."""
 
     name: str
     group: str
     """Name of the stage in the chain's configuration; elements of an array and points of a sweep share it."""
-    program: str
-    argv: tuple[str, ...]
-    then: tuple[Call, ...] = ()
-    """What the same processes run next."""
+    calls: tuple[Call, ...]
+    """What the stage's processes run, in order; at least one."""
     digest: str
     """sha256 of the programs, their arguments and the content of their configuration files."""
     folder: str
@@ -38,11 +36,6 @@ class Stage:
     """The stage's own over the chain's over the standard ones."""
     needs_success: bool = True
     """False: starts when the stage before has ended, well or not."""
-
-    @property
-    def calls(self) -> tuple[Call, ...]:
-        """All that the stage's processes run, in order."""
-        return (Call(self.program, self.argv, self.config.alone), *self.then)
 
     @property
     def marker(self) -> Path:
@@ -84,9 +77,7 @@ class Stage:
         return {
             "name": self.name,
             "group": self.group,
-            "program": self.program,
-            "argv": list(self.argv),
-            "then": [asdict(call) for call in self.then],
+            "calls": [asdict(call) for call in self.calls],
             "sha256": self.digest,
             "config": asdict(self.config),
             "resources": asdict(self.resources),
@@ -98,7 +89,7 @@ class Stage:
         return Path(self.folder, f"{self.name}.{attempt}.rank{rank}.json")
 
     def call_marker(self, attempt: str, number: int, rank: int) -> Path:
-        """Written when a rank has ended all of the stage's calls before this one well."""
+        """Written when a rank has ended this call of the stage well, or had no part in it."""
         return Path(self.folder, f"{self.name}.{attempt}.call{number}.rank{rank}.json")
 
 
@@ -130,14 +121,17 @@ def load_stage(folder: Path, name: str) -> Stage:
     return Stage(
         name=name,
         group=record["group"],
-        program=record["program"],
-        argv=tuple(record["argv"]),
-        then=tuple(Call(**call | {"argv": tuple(call["argv"])}) for call in record.get("then", [])),
+        calls=tuple(Call(**call | {"argv": tuple(call["argv"])}) for call in _calls(record)),
         digest=record["sha256"],
         folder=str(folder),
         config=load(StageConfig, [record["config"]]),
         resources=load(ResourcesConfig, [record["resources"]]),
     )
+
+
+def _calls(record: dict[str, Any]) -> list[dict[str, Any]]:
+    # A run folder may have been begun when a stage was one program.
+    return list(record.get("calls") or [{"program": record["program"], "argv": record["argv"]}])
 
 
 def recorded_seconds(stage: Stage) -> float:

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def row(stage: Stage, jobs: dict[str, QueuedJob]) -> tuple[str, ...]:
     """The cells of a stage, as in HEADER."""
     job_id = read_marker(stage.started_marker)["job_id"] or ""
-    job, now = jobs.get(job_id), progress.read(stage.argv)
+    job, now = jobs.get(job_id), progress.read(stage.calls)
     num_restarts = max(0, sum(event["event"] == "start" for event in read_ledger(stage)) - 1)
     step = f"{now.step}/{now.num_steps}" if now and now.num_steps else str(now.step) if now else ""
     left = "" if stage.is_finished or now is None or now.remaining_s is None else _clock(now.remaining_s)

@@ -66,7 +66,7 @@ class ProgramConfig:
     overrides_with_videos: tuple[str, ...] = ()
     """Appended where `videos` is given."""
     alone: bool = False
-    """True: of several processes the first runs it, and the others wait."""
+    """True: of several processes the first runs it, as one that has no others, and they wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,8 @@ class StageConfig(ProgramConfig):
 
     then: tuple[ProgramConfig, ...] = ()
     """What the same processes run next, each when all of them have ended the one before well: {program, configs,
-    overrides, overrides_with_videos, alone}. For what is too short to be started, or queued, by itself."""
+    overrides, overrides_with_videos, alone}. For what is too short to be started, or queued, by itself: a stage that
+    is started again runs all of it again, and a sweep none."""
     when: Literal["always", "videos", "no_videos"] = "always"
     """`videos`: a stage only of runs on the user's own videos; `no_videos`: only of runs without them."""
     steps: int | None = None

@@ -155,7 +155,7 @@ def _describe_fields(schema: Any, prefix: str) -> Iterator[str]:
 def _field_docstrings(schema: type) -> dict[str, str]:
     bodies = [
         ast.parse(textwrap.dedent(inspect.getsource(part))).body[0].body  # type: ignore[attr-defined]
-        for part in schema.__mro__
+        for part in reversed(schema.__mro__)
         if is_dataclass(part)
     ]
     return {

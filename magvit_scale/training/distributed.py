@@ -1,5 +1,6 @@
 """The processes of a run, their devices, and what they tell each other (spec: DeepSpeed sections 1, 2, 7)."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -20,6 +21,8 @@ Model = TypeVar("Model", bound=nn.Module)
 GROUP_TIMEOUT = timedelta(hours=3)
 """torch ends a rank that waits for another so long; `run.hang_after_s` is shorter, and names the one that hangs."""
 _at_stop: list[Callable[[], None]] = []
+_num_groups = itertools.count()
+"""Of several ranks that this process has joined, in step with the others."""
 
 
 def start(store: dist.Store | None = None, timeout: timedelta = GROUP_TIMEOUT) -> Ranks:
@@ -37,14 +40,21 @@ def start(store: dist.Store | None = None, timeout: timedelta = GROUP_TIMEOUT) -
     device = _own_device()
     if not dist.is_initialized():
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        if store is None and world_size == 1:
-            # A store in memory: no port to find, and none that an earlier group of this process still holds.
-            store = dist.HashStore()
+        if store is None:
+            store = _meet(rank, world_size, timeout)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=world_size, timeout=timeout,
             device_id=device if device.type == "cuda" and world_size > 1 else None,
         )  # fmt: skip
     return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def _meet(rank: int, world_size: int, timeout: timedelta) -> dist.Store:
+    if world_size == 1:
+        return dist.HashStore()  # in memory: no port to find
+    store, *_ = next(dist.rendezvous("env://", rank, world_size, timeout=timeout))
+    # Of an earlier group of the same processes the store may live still, and say where its ranks listened.
+    return dist.PrefixStore(f"group{next(_num_groups)}", store)
 
 
 def _own_device() -> torch.device:

@@ -110,7 +110,8 @@ def build_engine(
 @contextmanager
 def _nothing_compiled() -> Iterator[None]:
     """To see whether it knows an optimiser DeepSpeed imports one of its own and has torch compile that: most of a
-    second for what is never called. Our model has been given to the compiler before.
+    second for what is never called. torch reads the switch where something is given to the compiler, as our model has
+    been before.
     """
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "1"

@@ -173,7 +173,7 @@ def _examine_cpu(report: RankReport) -> None:
 def _examine_sum(report: RankReport, ranks: Ranks) -> None:
     own = torch.full((NUM_ELEMENTS,), ranks.rank + 1.0, device=ranks.device)
     expected = ranks.world_size * (ranks.world_size + 1) / 2
-    total = distributed.sum_over_ranks(own)  # NCCL connects the ranks at the first one
+    total = distributed.sum_over_ranks(own)
     if not bool((total == expected).all()):
         wrong = int((total != expected).sum())
         report.problems.append(f"all-reduce gave {wrong} wrong sums of {NUM_ELEMENTS}, expected {expected:g}; replace "

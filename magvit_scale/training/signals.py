@@ -5,7 +5,8 @@ the run. In a SLURM job the batch script, which outlives its ranks, then puts th
 (slurm/attempts.py); submitit's own handlers play no part.
 
 Before and after the loop the former handlers are in force: without any, a signal kills a process that has nothing
-unsaved; slurm/job.py ends it with 75. A request that comes after the last step is dropped: the work is done.
+unsaved; slurm/job.py ends it with 75. A request that comes after the last step is dropped: the work is done,
+and what may follow in the same processes is short.
 
 NCCL may take USR1 for itself; prefer USR2 on GPUs. torchrun passes SIGTERM on, kills what is left 30 s later and ends
 with a status of its own; it dies of USR1 and USR2, so send those to a rank. Knows no torch.

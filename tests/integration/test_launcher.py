@@ -15,6 +15,7 @@ from magvit_scale.training.retention import latest
 from tests.integration.alike import assert_ends_alike, timeless
 from tests.integration.conftest import Road
 from tests.integration.test_interruptions import REPOSITORY
+from tests.integration.tiny_runs import TinyRuns
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 STEPS, KILLED_AFTER, CHECKPOINT_EVERY = 40, 12, 5
@@ -86,3 +87,22 @@ def test_a_killed_launcher_takes_its_ranks_along_and_the_same_command_ends_alike
     assert f"step {resumed_at} of {STEPS}, 2 ranks on cpu" in (run / "log.txt").read_text()
     assert [line["step"] for line in timeless(run)] == list(range(1, STEPS + 1))
     assert_ends_alike(run, roots["undisturbed"] / "vqgan_2d")
+
+
+def test_a_run_that_follows_another_in_its_processes_ends_as_one_of_its_own(
+    tiny_runs: TinyRuns, tmp_path: Path
+) -> None:
+    """What the first leaves behind - a group, DeepSpeed's handles, ZeRO 3's linear layers - must not reach it."""
+
+    def called(folder: str, program: str, stage: int) -> dict[str, object]:
+        verb, *overrides = tiny_runs.of(program, tmp_path / folder / program, stage)
+        return {"program": f"magvit_scale.{verb.replace('-', '_')}", "overrides": overrides}
+
+    together = called("together", "vqgan", 3) | {"then": [called("together", "commit", 2)]}
+    stages = {"together": together, "apart": called("apart", "commit", 2)}
+    pipeline = tmp_path / "pipeline.yaml"
+    pipeline.write_text(yaml.safe_dump({"stages": {name: stage | {"tasks": 2} for name, stage in stages.items()}}))
+    launcher = start(pipeline, tmp_path / "chain")
+    out, err = launcher.communicate(timeout=240)
+    assert launcher.returncode == 0, out + err
+    assert_ends_alike(tmp_path / "together" / "commit", tmp_path / "apart" / "commit")

@@ -13,6 +13,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = dict(argument.split("=", 1) for argument in argv or [] if "=" in argument)
     if "dies" in options:
         os.kill(os.getpid(), signal.SIGKILL)
+    if "dies_once" in options and not Path(options["dies_once"]).exists():
+        Path(options["dies_once"]).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     if "waits_for" in options:
         Path(f"{options['waits_for']}.{os.environ.get('SLURM_ARRAY_TASK_ID')}").touch()
         while not Path(options["waits_for"]).exists():

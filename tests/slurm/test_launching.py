@@ -53,6 +53,45 @@ def test_what_follows_on_several_nodes_waits_for_all_of_them(chain_of: ChainOf) 
     assert (chain.root / "then").exists()
 
 
+def test_ranks_that_wait_between_programs_end_with_the_one_that_dies_and_the_job_starts_again(
+    chain_of: ChainOf,
+) -> None:
+    then = [{"program": PROGRAM, "alone": True, "overrides": ["output={root}/then", "dies_once={root}/died"]}]
+    chain = chain_of(
+        first={
+            "program": PROGRAM,
+            "nodes": 2,
+            "then": [*then, {"program": PROGRAM, "overrides": ["output={root}/last"]}],
+        }
+    )
+    chain.launch()
+    chain.finished("first")
+    assert len(chain.events("first", "start")) == 2
+    (end, _) = chain.events("first", "end")
+    assert "a rank or node was lost" in end["why"] or "asked to stop" in end["why"]
+    assert (chain.root / "last").exists()
+
+
+def test_a_refusal_between_programs_fails_the_job_and_is_named(chain_of: ChainOf) -> None:
+    refused = {
+        "program": "data_prep.list_videos",
+        "alone": True,
+        "overrides": ["videos=/nonexistent", "output={root}/m"],
+    }
+    chain = chain_of(
+        first={
+            "program": PROGRAM,
+            "nodes": 2,
+            "then": [refused, {"program": PROGRAM, "overrides": ["output={root}/last"]}],
+        }
+    )
+    chain.launch()
+    chain.cluster.wait(chain.job("first"), ("FAILED",))
+    (end,) = chain.events("first", "end")
+    assert not end["goes_on"]
+    assert "/nonexistent" in end["why"]
+
+
 def test_what_refuses_its_input_ends_and_so_does_what_waits_for_it(chain_of: ChainOf) -> None:
     chain = chain_of(
         first={"program": "data_prep.list_videos", "overrides": ["videos=/nonexistent"]},

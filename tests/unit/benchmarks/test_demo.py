@@ -40,9 +40,10 @@ def test_stages_come_in_their_order_with_what_lies_outside_of_their_work(tmp_pat
         {"step": 8, "time": 130.0},
     ]
     (tmp_path / "train" / "metrics.jsonl").write_text("\n".join(map(json.dumps, logs)))
-    (tmp_path / "train" / "export").touch()
+    (tmp_path / "train" / "export").mkdir()
+    (tmp_path / "train" / "export" / "config.json").touch()
     os.utime(tmp_path / "train" / "metrics.jsonl", (130, 130))
-    os.utime(tmp_path / "train" / "export", (132, 132))
+    os.utime(tmp_path / "train" / "export" / "config.json", (132, 132))
     rows = by_stage(tmp_path)
     assert list(rows) == ["train", "after", "all"]
     assert rows["train"] == {  # from 105 to 132 it trained and wrote, and waited for two seconds

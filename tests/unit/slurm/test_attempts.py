@@ -103,7 +103,7 @@ def test_starts_without_progress_come_to_an_end_and_progress_resets_the_count(st
 
 
 def test_what_follows_in_a_stages_processes_is_progress_too(stage: Stage, tmp_path: Path) -> None:
-    stage = replace(stage, then=(Call("any", (f"output={tmp_path / 'made'}",)),))
+    stage = replace(stage, calls=(*stage.calls, Call("any", (f"output={tmp_path / 'made'}",))))
     for _ in range(5):
         attempts.begin(stage, ["node1"])
         (tmp_path / "made").mkdir(exist_ok=True)

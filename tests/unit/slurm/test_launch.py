@@ -17,8 +17,8 @@ def test_debug_runs_here_and_marks_what_is_finished(chain: Chain, capsys: pytest
     launch.main([str(chain.config), "cluster=debug"])
     assert (chain.root / "only" / "result.0").read_text() == "here"
     marker = json.loads((chain.root / "stages" / "only.json").read_text())
-    assert marker["program"] == "tests.unit.slurm.stage_programs"
-    assert marker["argv"] == [f"output={chain.root}/only", "text=here"]
+    argv = [f"output={chain.root}/only", "text=here"]
+    assert marker["calls"] == [{"program": "tests.unit.slurm.stage_programs", "argv": argv, "alone": False}]
     assert len(marker["sha256"]) == 64
     assert marker["seconds"] >= 0
     launch.main([str(chain.config), "cluster=debug"])
@@ -120,6 +120,13 @@ def test_a_job_that_may_shrink_asks_for_processors_and_leaves_the_tasks_to_srun(
     assert asked["additional_parameters"] | {"nodes": "1-2", "mincpus": 32} == asked["additional_parameters"]
     assert asked["srun_args"] == ["--ntasks-per-node=8", "--cpus-per-task=4"]
     assert not {"ntasks_per_node", "cpus_per_task"} & set(asked)
+
+
+def test_ranks_that_may_wait_between_programs_end_with_the_first_that_ends_badly(chain: Chain) -> None:
+    chain.add("train", tasks=2)
+    chain.add_then("after")
+    asked = parameters(plan(LaunchConfig(root=str(chain.root), stages=_stages(chain))), Path("/code"), None)
+    assert asked["srun_args"] == ["--kill-on-bad-exit=1"]
 
 
 def _stages(chain: Chain) -> dict[str, object]:

@@ -68,13 +68,15 @@ def test_the_same_processes_run_what_follows_when_all_of_them_have_ended_the_one
     chain.add("first", "slow_rank=1", tasks=2)
     chain.add_then("second", "needs={root}/first/result.1")
     chain.add_then("third", alone=True)
+    chain.add_then("fourth", "needs={root}/third/result.0")
     status, out, err = chain.run()
     assert (status, err, out.count("== stage")) == (0, "", 1)
     first, second = ([(chain.root / name / f"pid.{rank}").read_text() for rank in (0, 1)] for name in names)
     assert first == second
     assert chain.run()[1].count("finished before") == 1
     assert [chain.runs(name, rank) for name in names for rank in (0, 1)] == [["2"]] * 4
-    assert [chain.runs("third", rank) for rank in (0, 1)] == [["2"], []]
+    assert [chain.runs("third", rank) for rank in (0, 1)] == [["1"], []]  # as one that has no others
+    assert [chain.runs("fourth", rank) for rank in (0, 1)] == [["2"]] * 2
 
 
 def test_a_refusal_of_what_follows_fails_the_stage_and_another_argument_is_another_stage(chain: Chain) -> None:

@@ -9,7 +9,7 @@ from magvit_scale.config import LaunchConfig, Refusal, load
 from magvit_scale.files import write_json
 from slurm.arguments import value
 from slurm.plan import plan
-from slurm.stages import Stage, load_stage
+from slurm.stages import Call, Stage, load_stage
 from tests.unit.slurm.conftest import Chain
 
 
@@ -18,7 +18,7 @@ def planned(chain: Chain, *overrides: str) -> list[Stage]:
 
 
 def argv(chain: Chain, name: str, *overrides: str) -> tuple[str, ...]:
-    return next(stage.argv for stage in planned(chain, *overrides) if stage.name == name)
+    return next(stage.calls[0].argv for stage in planned(chain, *overrides) if stage.name == name)
 
 
 def test_steps_are_scaled_and_placeholders_filled_in(chain: Chain) -> None:
@@ -51,6 +51,7 @@ def test_stages_with_and_without_videos(chain: Chain) -> None:
         ({"program": "no.such"}, "stage odd: no module no.such; give a module with main"),
         ({"configs": ["/no/such.yaml"]}, "stage odd: cannot read /no/such.yaml"),
         ({"when": "videos"}, "no stage to run"),
+        ({"array": 2, "then": [{"program": "slurm.launch"}]}, "stage odd: each of its 2 elements would run what is in"),
     ],
 )
 def test_a_chain_that_cannot_run_is_refused_before_its_first_stage(
@@ -74,12 +75,19 @@ def test_what_follows_in_a_stages_processes_has_its_own_arguments(chain: Chain, 
     )
     (stage,) = planned(chain, "videos=/v")
     looked = (str(config), f"output={chain.root}/look", f"at={chain.root}/train", "videos=/v")
-    assert [call.argv for call in stage.calls] == [stage.argv, looked]
+    assert [call.argv for call in stage.calls] == [(f"output={chain.root}/train", "run.steps=10"), looked]
     assert [call.alone for call in stage.calls] == [False, True]
     write_json(stage.started_marker, stage.record(job_id=None))
     assert load_stage(Path(stage.folder), "train") == stage
+    former = stage.record(job_id=None) | {"program": "other", "argv": ["a=1"]}
+    write_json(stage.started_marker, {key: part for key, part in former.items() if key != "calls"})
+    assert load_stage(Path(stage.folder), "train").calls == (Call("other", ("a=1",)),)
     config.write_text("size_px: 2\n")
-    assert planned(chain, "videos=/v")[0].digest != stage.digest
+    digest = planned(chain, "videos=/v")[0].digest
+    assert digest != stage.digest
+    chain.stages["train"]["then"][0]["alone"] = False
+    chain.write()
+    assert planned(chain, "videos=/v")[0].digest != digest
     chain.stages["train"]["then"][0]["program"] = "no.such"
     chain.write()
     with pytest.raises(Refusal, match=r"stage train: no module no\.such"):
@@ -113,22 +121,22 @@ def test_a_sweep_is_the_product_of_its_values_then_a_table(chain: Chain) -> None
     first, *points, table = planned(chain, "sweep.train.optim.rate=[1e-3,0.1]", "sweep.train.kind=[a b,c]")
     assert first.name == "first"
     assert [point.name for point in points] == ["train.0", "train.1", "train.2", "train.3"]
-    assert not any(point.then for point in points)
-    assert points[1].argv[2:] == (
+    assert {len(point.calls) for point in points} == {1}
+    assert points[1].calls[0].argv[2:] == (
         "optim.rate=0.001", 'kind="c"', f"output={chain.root}/train_sweep/rate=0.001,kind=c"
     )  # fmt: skip
-    assert points[0].argv[-1] == f"output={chain.root}/train_sweep/rate=0.001,kind=a_b"
-    assert (table.name, table.program, table.needs_success) == ("train_table", "slurm.compare_runs", False)
-    assert f'"{chain.root}/train_sweep/rate=0.1,kind=c"' in table.argv[0]
+    assert points[0].calls[0].argv[-1] == f"output={chain.root}/train_sweep/rate=0.001,kind=a_b"
+    assert (table.name, table.calls[0].program, table.needs_success) == ("train_table", "slurm.compare_runs", False)
+    assert f'"{chain.root}/train_sweep/rate=0.1,kind=c"' in table.calls[0].argv[0]
 
 
 def test_a_sweep_in_a_folder_that_yaml_would_cut_is_quoted(chain: Chain) -> None:
     chain.root = chain.root.with_name("my runs: all #1")
     chain.add("train")
     point, table = planned(chain, "sweep.train.a=[1]")
-    assert value(point.argv, "output") == f"{chain.root}/train_sweep/a=1"
-    assert value(table.argv, "output") == f"{chain.root}/train_sweep/table.md"
-    assert value(table.argv, "runs") == [f"{chain.root}/train_sweep/a=1"]
+    assert value(point.calls[0].argv, "output") == f"{chain.root}/train_sweep/a=1"
+    assert value(table.calls[0].argv, "output") == f"{chain.root}/train_sweep/table.md"
+    assert value(table.calls[0].argv, "runs") == [f"{chain.root}/train_sweep/a=1"]
 
 
 @pytest.mark.parametrize(

@@ -89,18 +89,17 @@ def stage(chain: Chain, tmp_path: Path) -> Stage:
 def test_configuration_files_are_replaced_by_copies_that_later_edits_leave_alone(stage: Stage, tmp_path: Path) -> None:
     folder = tmp_path / "rate=0.1" / "configs"
     preserved = snapshot.preserve(stage, folder)
-    original, *settings = stage.argv
-    copy, *kept = preserved.argv
+    original, *settings = stage.calls[0].argv
+    copy, *kept = preserved.calls[0].argv
     assert kept == settings == [f"output={stage.root}/train", "a=b/c.yaml"]
     assert Path(copy).parent == folder
     assert Path(copy).name.endswith("_train.yaml")
     Path(original).write_text("size_px: 2\n")
     assert Path(copy).read_text() == "size_px: 1\n"
-    assert preserved.then[0].argv == (copy, f"output={stage.root}/look")
-    assert replace(preserved, argv=stage.argv, then=stage.then) == stage, "the digest too is the original's"
-    edited = snapshot.preserve(stage, folder).argv[0]
+    assert preserved.calls[1].argv == (copy, f"output={stage.root}/look")
+    assert replace(preserved, calls=stage.calls) == stage, "the digest too is the original's"
+    edited = snapshot.preserve(stage, folder).calls[0].argv[0]
     assert edited != copy
     assert Path(edited).read_text() == "size_px: 2\n"
-    assert (
-        snapshot.preserve(preserved, folder).argv[0].endswith(f"{Path(copy).name.partition('_')[0]}_{Path(copy).name}")
-    )
+    again = snapshot.preserve(preserved, folder).calls[0].argv[0]
+    assert again.endswith(f"{Path(copy).name.partition('_')[0]}_{Path(copy).name}")
