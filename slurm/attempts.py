@@ -127,7 +127,7 @@ def decide(
     if refused or (failed and len(notes) >= num_ranks):
         first = refused[0] if refused else failed[0][1]
         return False, f"rank {first} on {notes[first]['host']} failed: {_words(notes[first])}"
-    if STOPPED_STATUS in _statuses(notes):
+    if STOPPED_STATUS in _statuses(notes) and len(notes) >= num_ranks:  # where one was lost, SLURM may ask the others
         return True, "asked to stop (time limit, preemption or signal)"
     if state == "TIME_LIMIT":
         return True, "killed at the time limit, without having saved"

@@ -59,7 +59,7 @@ def trains_in(cluster: Cluster, tiny_runs: TinyRuns) -> Callable[[Path], Callabl
     """Makes chains of one training stage in a folder: two nodes with one rank each where nothing else is said."""
 
     def in_folder(folder: Path) -> Callable[..., Chain]:
-        def make(steps: int = 150, resources: Mapping[str, Any] | None = None, **settings: Any) -> Chain:
+        def make(steps: int = 250, resources: Mapping[str, Any] | None = None, **settings: Any) -> Chain:
             arguments = tiny_runs.commit(folder / "run/train", stage=2, steps=steps)[1:]
             overrides = [*arguments, "run.checkpoint_every=10", "run.keep_checkpoints=2", "run.dead_after_s=60"]
             stage = {"program": TRAINS, "overrides": overrides, "nodes": 2, "cpus_per_task": 1, **settings}

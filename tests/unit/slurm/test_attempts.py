@@ -51,6 +51,7 @@ OF_SLURM = "ended by SLURM (node failure, requeue or scancel), job "
         ([], "TIME_LIMIT", True, "killed at the time limit, without having saved"),
         ([LOST], "RUNNING", True, LOST_ONE),
         ([], "RUNNING", True, LOST_ONE),
+        ([STOPPED], "RUNNING", True, LOST_ONE),
         ([RAISED], "RUNNING", True, f"{LOST_ONE}; rank 0: no disk"),  # the other rank has left no word
         ([RAISED, RAISED], "RUNNING", False, "rank 1 on node1 failed: no disk"),  # the first to fail
         ([LOST, RAISED], "RUNNING", False, "rank 1 on node1 failed: no disk"),
