@@ -73,13 +73,16 @@ class Job:
         """Seconds that the mains of the stage's programs took, each when all ranks had ended the one before well."""
         seconds = 0.0
         for number, call in enumerate(self.stage.calls):
-            if call.alone and rank == 0:
+            began = time.monotonic()
+            if not call.alone:
+                seconds += run_program(call)
+            elif rank == 0:
                 with _alone():
                     seconds += run_program(call)
-            elif not call.alone:
-                seconds += run_program(call)
             if len(self.stage.calls) > 1:
                 self._wait_for_others(number, rank, num_ranks)
+            if call.alone and rank > 0:
+                seconds += time.monotonic() - began
         return seconds
 
     def _wait_for_others(self, number: int, rank: int, num_ranks: int) -> None:
