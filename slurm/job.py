@@ -4,7 +4,6 @@ The pickle holds arguments only. What a stage has done is on the disk, so a rest
 bare requeue) continues as well as one from a new pickle.
 """
 
-import gc
 import json
 import os
 import signal
@@ -89,7 +88,6 @@ class Job:
         """Also after the last call, or srun might take the ranks that have ended for a sign of trouble. A rank that
         ends badly has all of them ended, by the guards or by srun (--kill-on-bad-exit).
         """
-        gc.collect()  # engines are cycles, and the next program wants their memory
         write_json(self.stage.call_marker(attempt(), number, rank), {})
         missing = list(range(num_ranks))
         while missing := [rank for rank in missing if not self.stage.call_marker(attempt(), number, rank).exists()]:

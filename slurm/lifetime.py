@@ -27,6 +27,7 @@ def imported(program: str) -> Iterator[ModuleType]:
     try:
         yield module
     finally:
+        gc.collect()  # what the program has made: engines are cycles, and another may want their memory
         gc.unfreeze()  # or triton reports, at an end that is not ours, what it has not got back
 
 
