@@ -1,17 +1,21 @@
-"""Our networks without what makes them faster: plain PyTorch, which fast paths are held against."""
+"""Our networks without what makes them faster: plain PyTorch, which fast paths are held against. But for r1's formula,
+which torch itself does not have for clips of this size.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from magvit_scale import linear
+from magvit_scale.vqgan import blocks
 from magvit_scale.vqgan.blocks import Convolution3d
 
 
-def _never(*_: Tensor) -> bool:
+def _never(*_: Any) -> bool:
     """Not a mock, which would keep what it is given."""
     return False
 
@@ -23,5 +27,6 @@ def torchs_own_layers() -> Iterator[None]:
         torch.compiler.set_stance("force_eager"),
         mock.patch.object(linear, "_suits_onednn", _never),
         mock.patch.object(Convolution3d, "forward", nn.Conv3d.forward),
+        mock.patch.object(blocks, "_divides", _never),
     ):
         yield

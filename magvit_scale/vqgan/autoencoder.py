@@ -6,7 +6,6 @@ the same clips and works on every frame by itself.
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -18,6 +17,11 @@ from magvit_scale.precision import in_own_precision
 from magvit_scale.pretrained import load_model, save_model
 from magvit_scale.vqgan.blocks import ResidualBlock, convolution, group_norm, pool, upsample
 from magvit_scale.vqgan.quantizer import Quantized, VectorQuantizer
+
+FUSED = {"layout_optimization": False, "realize_reads_threshold": 8, "realize_opcount_threshold": 100}
+"""Inductor's settings for the 3D network. Its own choice of layouts knows 2D alone, and in 3D overrules what the
+convolutions ask for; and by its own thresholds it writes every normal value in float32 before the swish reads it: twice
+the traffic."""
 
 
 def _residual_blocks(config: VQGANConfig, channels_in: int, channels_out: int, padding: Padding) -> nn.Sequential:
@@ -174,12 +178,13 @@ class VQGAN(nn.Module):
         quantized = self.quantizer(self.encode(clip))
         return self.decode(quantized.latents), quantized
 
-    def compile(self, *options: Any, **named: Any) -> None:
+    def compile(self, backend: str = "inductor") -> None:
         """Compiles encoder and decoder in place, see `torch.nn.Module.compile`: all calls go through them, `tokenize`
         and `detokenize` too. The quantiser between them stays as it is.
         """
-        self.encoder.compile(*options, **named)
-        self.decoder.compile(*options, **named)
+        options = FUSED if self.config.ndim == 3 and backend == "inductor" else None
+        for network in (self.encoder, self.decoder):
+            network.compile(backend=backend, options=options)
 
     def _per_frame(self, network: nn.Module, x: Tensor) -> Tensor:
         if self.config.ndim == 3:

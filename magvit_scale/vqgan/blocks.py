@@ -3,6 +3,7 @@
 Axes: b batch, c channels, t frames, h rows, w columns; a 2D network sees 'b c h w', a 3D network 'b c t h w'.
 """
 
+from collections.abc import Mapping, Sequence
 from math import sqrt
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from magvit_scale.checkpointing import Recomputing
 from magvit_scale.config import Padding
-from magvit_scale.precision import without_autocast
+from magvit_scale.vqgan.group_norm import GroupNorm
+from magvit_scale.vqgan.layout import laid_out
+from magvit_scale.vqgan.reflection import reflect
 
 
 class Convolution3d(nn.Conv3d):
@@ -26,9 +29,10 @@ class Convolution3d(nn.Conv3d):
         """'b channels_in t h w' -> 'b channels_out t h w'."""
         if x.device.type == "cpu" and not torch.compiler.is_dynamo_compiling():
             return super().forward(x)
-        borders = [side // 2 for side in reversed(self.kernel_size) for _ in range(2)]
-        padded = F.pad(x, borders, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
-        return F.conv3d(padded.contiguous(memory_format=torch.channels_last_3d), self.weight, self.bias)
+        padding = self.padding
+        if self.padding_mode == "reflect" and self.kernel_size[0] > 1:
+            x, padding = reflect(x), (0, 0, 0)
+        return F.conv3d(laid_out(x), laid_out(self.weight), self.bias, padding=padding)
 
 
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: Convolution3d}
@@ -36,10 +40,11 @@ AVERAGE_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 def convolution(
-    ndim: int, channels_in: int, channels_out: int, kernel: int, *, padding: Padding = "zeros", bias: bool = True
-) -> nn.Conv2d | nn.Conv3d:
+    ndim: int, channels_in: int, channels_out: int, kernel: int, *, padding: Padding = "zeros", bias: bool = True,
+    layers: Mapping[int, type[nn.Conv2d] | type[nn.Conv3d]] = CONVOLUTION,
+) -> nn.Conv2d | nn.Conv3d:  # fmt: skip
     """A stride-1 convolution that keeps h, w (and t); odd cubic kernel; LeCun-normal init as in flax (spec 1.5)."""
-    layer: nn.Conv2d | nn.Conv3d = CONVOLUTION[ndim](
+    layer: nn.Conv2d | nn.Conv3d = layers[ndim](
         channels_in, channels_out, kernel, padding=kernel // 2, padding_mode=padding, bias=bias
     )
     init_lecun_normal(layer.weight)
@@ -52,16 +57,6 @@ def init_lecun_normal(weight: Tensor) -> None:
     """Truncated normal of variance 1 / fan_in; the constant undoes the variance lost by cutting at two deviations."""
     std = sqrt(1.0 / weight[0].numel()) / 0.87962566103423978
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
-
-
-class GroupNorm(nn.GroupNorm):
-    """Normalises in float32 whatever autocast says, and answers in the dtype of its input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """'b c ...' -> 'b c ...'."""
-        with without_autocast(x):
-            normal = F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps)
-        return normal.to(x.dtype)
 
 
 def group_norm(num_groups: int, channels: int) -> GroupNorm:
@@ -77,8 +72,22 @@ def pool(x: Tensor, ndim: int, time: bool = True) -> Tensor:
     window = [min(2, side) for side in x.shape[2:]]
     if ndim == 3 and not time:
         window[0] = 1
+    if x.device.type == "cuda" and not torch.compiler.is_dynamo_compiling() and _divides(window, x.shape[2:]):
+        return _pool_whole(x, window)
     # Back from float32, which autocast takes for 3D on a CPU.
     return AVERAGE_POOL[ndim](x, window, ceil_mode=True, count_include_pad=False).to(x.dtype)
+
+
+def _divides(window: Sequence[int], sides: Sequence[int]) -> bool:
+    return all(side % own == 0 for side, own in zip(sides, window, strict=True))
+
+
+def _pool_whole(x: Tensor, window: Sequence[int]) -> Tensor:
+    """Without a clip in another layout, which torch's 3D pooling on GPUs makes on its way in and out."""
+    cells = x.movedim(1, -1)
+    for dim, own in reversed(list(enumerate(window, start=1))):
+        cells = cells.unflatten(dim, (-1, own))
+    return cells.mean(list(range(2, cells.ndim - 1, 2))).movedim(-1, 1)
 
 
 def blur(x: Tensor) -> Tensor:
@@ -91,8 +100,17 @@ def blur(x: Tensor) -> Tensor:
 
 def upsample(x: Tensor, ndim: int, time: bool = True) -> Tensor:
     """Repeats every cell twice in h and w, and in t where `time` (spec 1.3)."""
-    scale = (2.0,) * ndim if time or ndim == 2 else (1.0, 2.0, 2.0)
-    return F.interpolate(x, scale_factor=scale, mode="nearest")
+    repeats = [2] * ndim if time or ndim == 2 else [1, 2, 2]
+    if torch.compiler.is_dynamo_compiling():
+        return _repeat(x, repeats)
+    return F.interpolate(x, scale_factor=[float(each) for each in repeats], mode="nearest")
+
+
+def _repeat(x: Tensor, repeats: Sequence[int]) -> Tensor:
+    """Whose gradient is a sum; inductor makes that of `F.interpolate` from atomic additions, in any order."""
+    for dim, repeat in enumerate(repeats, start=2):
+        x = x.unsqueeze(dim + 1).expand(*x.shape[: dim + 1], repeat, *x.shape[dim + 1 :]).flatten(dim, dim + 1)
+    return x
 
 
 class ResidualBlock(Recomputing):

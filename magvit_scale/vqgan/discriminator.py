@@ -17,6 +17,7 @@ from magvit_scale.config import DiscriminatorConfig, Refusal, TrainVQGANConfig
 from magvit_scale.precision import in_own_precision
 from magvit_scale.pretrained import load_model, save_model
 from magvit_scale.vqgan.blocks import blur, convolution, pool
+from magvit_scale.vqgan.twice_differentiable import TWICE_DIFFERENTIABLE
 
 SLOPE = 0.2
 Halve = Callable[[Tensor], Tensor]
@@ -24,7 +25,7 @@ Layer = TypeVar("Layer", nn.Conv2d | nn.Conv3d, nn.Linear)
 
 
 def _biased(ndim: int, channels_in: int, channels_out: int, kernel: int) -> nn.Conv2d | nn.Conv3d:
-    return _xavier(convolution(ndim, channels_in, channels_out, kernel))
+    return _xavier(convolution(ndim, channels_in, channels_out, kernel, layers=TWICE_DIFFERENTIABLE))
 
 
 def _xavier(layer: Layer) -> Layer:
@@ -41,7 +42,7 @@ class DiscriminatorBlock(Recomputing):
         super().__init__()
         self.halve = halve
         self.conv1 = _biased(ndim, channels_in, channels_in, 3)
-        self.skip = _xavier(convolution(ndim, channels_in, channels_out, 1, bias=False))
+        self.skip = _xavier(convolution(ndim, channels_in, channels_out, 1, bias=False, layers=TWICE_DIFFERENTIABLE))
         self.conv2 = _biased(ndim, channels_in, channels_out, 3)
 
     def forward(self, x: Tensor) -> Tensor:

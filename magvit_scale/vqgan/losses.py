@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from magvit_scale.vqgan.twice_differentiable import without_weights_part
+
 
 def compute_generator_loss(fake_logits: Tensor) -> Tensor:
     """Non-saturating loss of the generator: mean softplus(-D(fake))."""
@@ -22,7 +24,8 @@ def compute_r1_penalty(real_logits: Tensor, real_clip: Tensor) -> Tensor:
         real_logits: the discriminator's answer to `real_clip`, its graph kept.
         real_clip: 'b c t h w', requires_grad.
     """
-    (gradient,) = torch.autograd.grad(real_logits.float().sum(), real_clip, create_graph=True)
+    with without_weights_part():
+        (gradient,) = torch.autograd.grad(real_logits.float().sum(), real_clip, create_graph=True)
     return gradient.float().square().sum(dim=(1, 2, 3, 4)).mean()
 
 

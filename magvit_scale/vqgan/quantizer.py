@@ -53,7 +53,8 @@ class VectorQuantizer(nn.Module):
     def _quantize(self, latents: Tensor) -> Quantized:
         vectors = rearrange(latents.float(), "b d t h w -> (b t h w) d")
         ids, entropy_loss = self._compare(vectors)
-        chosen = self.codebook.float()[ids]
+        # Not by indexing, whose gradient a GPU adds up vector by vector where many have one code.
+        chosen = F.embedding(ids, self.codebook.float())
         b, _, t, h, w = latents.shape
         straight_through = vectors + (chosen - vectors).detach()
         return Quantized(

@@ -1,12 +1,15 @@
 """torch.compile of the networks in place: what a model computes and how it is checkpointed stays, r1 does not work."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from magvit_scale.checkpointing import Granularity, checkpoint_activations
+from magvit_scale.precision import compute_in
+from magvit_scale.vqgan.autoencoder import FUSED
 from magvit_scale.vqgan.perceptual import PerceptualLoss
 from tests import tiny_models
 from tests.tiny_models import Loss
@@ -52,6 +55,40 @@ def test_a_traced_network_is_the_same_network(name: str) -> None:
 @pytest.mark.slow
 def test_a_network_compiled_to_code_is_the_same_network() -> None:
     compare("discriminator", "blocks", "inductor")
+
+
+def networks() -> dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]]:
+    clip, vqgan, transformer = tiny_models.random_clip(), tiny_models.vqgan(), tiny_models.transformer()
+    frames = (torch.rand(1, 3, 1, 32, 32), torch.rand(1, 3, 1, 32, 32, requires_grad=True))
+    return {
+        "encoder": (vqgan.encoder, (clip,)),
+        "decoder": (vqgan.decoder, (vqgan.encode(clip).detach().requires_grad_(),)),
+        "encoder 2D": (tiny_models.vqgan(2).encoder, (clip[:, :, 0],)),
+        "transformer": (transformer, (torch.zeros(2, len(transformer.position.weight), dtype=torch.int64),)),
+        "perceptual": (PerceptualLoss("random"), frames),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["encoder", "decoder", "encoder 2D", "transformer", "perceptual"])
+def test_nothing_cuts_a_networks_graph(name: str) -> None:
+    """In 16 bits: at the entry to each of its float32 islands torch 2.11's compiler was stopped."""
+    network, inputs = networks()[name]
+    with tiny_models.without_onednn():
+        compute_in(network, "bf16", torch.device("cpu"))
+        network.compile(fullgraph=True, backend="aot_eager")
+        network(*inputs).float().sum().backward()
+    assert all(each.grad is not None for each in inputs if each.requires_grad)
+
+
+def test_a_3d_vqgan_tells_inductor_what_to_leave_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **named: told.append(named))
+    tiny_models.vqgan(3).compile()
+    tiny_models.vqgan(2).compile()
+    assert told[:2] == [{"backend": "inductor", "options": FUSED}] * 2
+    assert told[2:] == [{"backend": "inductor", "options": None}] * 2
+    assert set(FUSED) <= set(torch._inductor.list_options())
 
 
 @pytest.mark.slow

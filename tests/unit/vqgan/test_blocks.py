@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from magvit_scale.config import Padding
-from magvit_scale.vqgan.blocks import Convolution3d, ResidualBlock, convolution, group_norm, pool, upsample
+from magvit_scale.vqgan.blocks import ResidualBlock, convolution, group_norm, pool, upsample
 from tests import tiny_models
 from tests.fake_gpu import fake_gpu
 
@@ -117,7 +117,7 @@ def test_on_a_gpu_every_3d_convolution_answers_channels_last(name: str) -> None:
         model = getattr(tiny_models, name)()
     found: dict[str, bool] = {}
     for layer, module in model.named_modules():
-        if isinstance(module, Convolution3d):
+        if isinstance(module, nn.Conv3d):
             module.register_forward_hook(lambda _, __, x, layer=layer: found.update({layer: is_channels_last(x)}))
     with fake_gpu():
         model.to_empty(device="cuda")(torch.empty(2, 3, *tiny_models.SHAPE, device="cuda"))

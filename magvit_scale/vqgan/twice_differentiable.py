@@ -1,0 +1,97 @@
+"""Convolutions whose input gradient can be differentiated at the price of ordinary convolutions, as r1 does.
+
+torch's own formula for the weight's part of that is a convolution with a kernel as large as the clip: on an H100 r1 of
+one layer took six times as long at 64 px, and the more the larger the clip (docs/benchmarks.md).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import grad
+
+from magvit_scale.vqgan.layout import laid_out
+
+FORWARD = {2: F.conv2d, 3: F.conv3d}
+FOR_INPUT = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
+FOR_WEIGHT = {2: grad.conv2d_weight, 3: grad.conv3d_weight}
+_has_weights_part = True
+
+
+class TwiceDifferentiable2d(nn.Conv2d):
+    """`nn.Conv2d` of stride 1 with zeros around, by `convolve`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """'b i h w' -> 'b o h w'."""
+        return convolve(x, self.weight, self.bias, self.kernel_size[0] // 2)
+
+
+class TwiceDifferentiable3d(nn.Conv3d):
+    """The same in 3D."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """'b i t h w' -> 'b o t h w'."""
+        return convolve(x, self.weight, self.bias, self.kernel_size[0] // 2)
+
+
+TWICE_DIFFERENTIABLE: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {
+    2: TwiceDifferentiable2d,
+    3: TwiceDifferentiable3d,
+}
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """A convolution of stride 1; under autocast in its dtype.
+
+    Args:
+        x: 'b i [t] h w'.
+        weight: 'o i [k] k k'.
+        bias: 'o'.
+        padding: cells of zeros on each side.
+
+    Returns:
+        'b o [t] h w'.
+    """
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        x, weight = (each.to(torch.get_autocast_dtype(device)) for each in (x, weight))
+    if device == "cuda":
+        x, weight = laid_out(x), laid_out(weight)
+    result = _Convolution.apply(x, weight, padding)
+    return result if bias is None else result + bias.to(result.dtype).view(-1, *[1] * (x.ndim - 2))
+
+
+@contextmanager
+def without_weights_part() -> Iterator[None]:
+    """A context in which backward passes through `convolve` leave out the gradient of its weights. For an input's
+    gradient: torch does not tell a function of ours that nobody asked for the rest.
+    """
+    global _has_weights_part
+    _has_weights_part = False
+    try:
+        yield
+    finally:
+        _has_weights_part = True
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        return FORWARD[x.ndim - 2](x, weight, padding=padding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        ndim, (for_x, for_weight, _) = x.ndim - 2, ctx.needs_input_grad
+        return (
+            FOR_INPUT[ndim](gradient, weight, padding=ctx.padding) if for_x else None,
+            FOR_WEIGHT[ndim](x, weight.shape, gradient, padding=ctx.padding)
+            if for_weight and _has_weights_part
+            else None,
+            None,
+        )

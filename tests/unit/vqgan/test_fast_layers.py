@@ -1,0 +1,128 @@
+"""The layers that are written anew for a GPU's sake, each against torch's own."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from magvit_scale.vqgan import blocks
+from magvit_scale.vqgan.blocks import pool, upsample
+from magvit_scale.vqgan.discriminator import Discriminator
+from magvit_scale.vqgan.group_norm import normalise_by_channels
+from magvit_scale.vqgan.layout import laid_out
+from magvit_scale.vqgan.reflection import reflect
+from magvit_scale.vqgan.twice_differentiable import convolve, without_weights_part
+from tests import tiny_models
+from tests.fake_gpu import fake_gpu
+
+CLIP = (2, 3, 4, 6, 8)
+
+
+def randn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+def gradients(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+    out = function(*inputs)
+    return (out, *torch.autograd.grad(out, inputs, randn(*out.shape).to(out.dtype)))
+
+
+def test_group_norm_by_channels_is_as_exact_as_torchs_own() -> None:
+    # Far from zero, where a mean of squares less a squared mean has lost its digits.
+    x, weight, bias = (each.detach().float() for each in (3 * randn(2, 8, *CLIP[2:]) + 100, randn(8), randn(8) + 1))
+    inputs = [each.requires_grad_() for each in (x, weight, bias)]
+    exact = gradients(lambda *own: F.group_norm(own[0], 4, *own[1:], 1e-6), *(each.double() for each in inputs))
+    torchs = gradients(lambda *own: F.group_norm(own[0], 4, *own[1:], 1e-6), *inputs)
+    found = gradients(lambda *own: normalise_by_channels(*own, num_groups=4, eps=1e-6), *inputs)
+    for own, other, right in zip(found, torchs, exact, strict=True):
+        assert (own - right).norm() <= 2 * (other - right).norm() + 1e-7 * right.norm()
+
+
+def test_reflection_is_torchs_own() -> None:
+    x = randn(*CLIP)
+    found, expected = gradients(reflect, x), gradients(lambda x: F.pad(x, [1] * 6, mode="reflect"), x)
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1])
+    smallest = randn(1, 1, 2, 2, 2)
+    torch.testing.assert_close(
+        gradients(reflect, smallest), gradients(lambda x: F.pad(x, [1] * 6, mode="reflect"), smallest)
+    )
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_convolution_has_the_gradients_of_its_gradients(ndim: int) -> None:
+    x, weight, bias = randn(2, 3, *[4] * ndim), randn(4, 3, *[3] * ndim), randn(4)
+    torchs = {2: F.conv2d, 3: F.conv3d}[ndim]
+    torch.testing.assert_close(convolve(x, weight, bias, 1), torchs(x, weight, bias, padding=1))
+    assert torch.autograd.gradcheck(lambda *own: convolve(*own, 1), (x, weight, bias))
+    assert torch.autograd.gradgradcheck(lambda *own: convolve(*own, 1), (x, weight, bias))
+
+
+def penalty_gradients(model: Discriminator) -> list[Tensor]:
+    tiny_models.penalise(model).backward()
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_r1_is_what_torchs_own_convolutions_make_of_it(ndim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = penalty_gradients(tiny_models.discriminator(ndim))
+    model, torchs = tiny_models.discriminator(ndim), {2: nn.Conv2d, 3: nn.Conv3d}[ndim]
+    own = type(model.conv_in)
+    assert own is not torchs
+    monkeypatch.setattr(own, "forward", torchs.forward)
+    expected = penalty_gradients(model)
+    assert len(found) == len(expected) == len(list(model.parameters()))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_inputs_gradient_costs_no_weights() -> None:
+    x, weight = randn(2, 3, 4, 4, 4), randn(5, 3, 3, 3, 3)
+
+    def count() -> int:
+        with FlopCounterMode(display=False) as counter:
+            torch.autograd.grad(convolve(x, weight, None, 1).sum(), x, create_graph=True)
+        return counter.get_total_flops()
+
+    both = count()
+    with without_weights_part():
+        alone = count()
+    assert 3 * alone == 2 * both
+    (gradient,) = torch.autograd.grad(convolve(x, weight, None, 1).sum(), weight)  # the context is left
+    assert gradient.abs().sum() > 0
+
+
+def test_on_a_gpu_channels_lie_side_by_side_and_in_eights() -> None:
+    assert laid_out(torch.empty(2, 3, 4, 6, 8)).shape == (2, 3, 4, 6, 8)
+    with fake_gpu():
+        clip, weight = (laid_out(torch.empty(shape, device="cuda")) for shape in ((2, 3, 4, 6, 8), (64, 3, 3, 3, 3)))
+        frames = laid_out(torch.empty(2, 16, 6, 8, device="cuda"))
+    assert (clip.shape, weight.shape) == ((2, 8, 4, 6, 8), (64, 8, 3, 3, 3))
+    assert all(each.is_contiguous(memory_format=torch.channels_last_3d) for each in (clip, weight))
+    assert frames.shape == (2, 16, 6, 8)
+    assert frames.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("shape", "time"), [((2, 3, 4, 6, 8), True), ((2, 3, 4, 6, 8), False), ((2, 3, 1, 2, 2), True)]
+)
+def test_pooling_by_views_is_pooling(shape: tuple[int, ...], time: bool) -> None:
+    x, window = randn(*shape), [2 if time and shape[2] > 1 else 1, 2, 2]
+    found = gradients(lambda x: blocks._pool_whole(x, window), x)
+    torch.testing.assert_close(found, gradients(lambda x: pool(x, 3, time=time), x))
+    assert torch.autograd.gradgradcheck(lambda x: blocks._pool_whole(x, window), x)
+    last = blocks._pool_whole(x.to(memory_format=torch.channels_last_3d), window)
+    assert last.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("time", [True, False])
+def test_upsampling_by_repetition_is_upsampling(time: bool) -> None:
+    x, repeats = randn(*CLIP), [2 if time else 1, 2, 2]
+    found, expected = (
+        gradients(lambda x: blocks._repeat(x, repeats), x),
+        gradients(lambda x: upsample(x, 3, time=time), x),
+    )
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1])
