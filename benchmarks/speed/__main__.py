@@ -9,7 +9,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ from typing import Any
 import torch
 
 from benchmarks.measure import write_results
+from benchmarks.speed.ahead import compile_ahead, ours
 from benchmarks.speed.ceilings import Kernel, build_kernels, take_turn
-from benchmarks.speed.figures import Figure, Measured, Round, Workload, measure
+from benchmarks.speed.figures import Figure, Measured, Round, Workload, first_line, measure
 from benchmarks.speed.peers import PEERS, not_installed, peers
 from benchmarks.speed.plan import PLANS, Arithmetic, Plan, Setting, SpeedConfig, rounding_as
 from benchmarks.speed.record import NOTE, ceilings, device_name, what_moved
 from benchmarks.speed.targets import targets
-from benchmarks.speed.training_steps import training
-from benchmarks.speed.workloads import inference
 from magvit_scale.config import Refusal, parse, refusals_end_the_program
 from magvit_scale.freed_memory import keep_freed_memory
 from magvit_scale.training.peak import peak_flops
@@ -34,18 +33,25 @@ TITLES = {"cpu": "Speed on the CPU", "cuda": "Speed on a GPU"}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measures, prints, and stores where it is asked to."""
+    """Measures, prints, and stores where it is asked to: after each workload, as a lent machine may be taken back."""
     with refusals_end_the_program("speed"):
         config = parse(SpeedConfig, argv)
         refuse_impossible(config)
         if config.device == "cpu":
             keep_freed_memory()  # as the programs do, kernels and peers too
         path = RESULTS / f"speed_{config.device}.json"
-        groups = group(run(PLANS[config.device], config), config)
-        report(json.loads(path.read_text()) if path.exists() else None, groups, config)
-        if config.store:
-            command = f"python -m benchmarks.speed device={config.device} store=true"
-            write_results(path, TITLES[config.device], command, groups, NOTE)
+        stored = json.loads(path.read_text()) if path.exists() else None
+        found = Found()
+        for _ in run(PLANS[config.device], config, found):
+            if config.store:
+                store(path, found, config)
+        report(stored, group(found, config), config)
+
+
+def store(path: Path, found: "Found", config: SpeedConfig) -> None:
+    """All that was found so far."""
+    command = f"python -m benchmarks.speed device={config.device} store=true"
+    write_results(path, TITLES[config.device], command, group(found, config), NOTE)
 
 
 def refuse_impossible(config: SpeedConfig) -> None:
@@ -68,28 +74,31 @@ class Found:
     """By the name of a row, why it is not there."""
 
 
-def run(plan: Plan, config: SpeedConfig) -> Found:
-    """All figures, told as they come."""
-    found, end = Found(), time.monotonic() + 60 * config.minutes
-    for arithmetic in plan.ceilings_in:
-        setting = Setting(plan, arithmetic, torch.device(config.device))
-        with rounding_as(arithmetic):
+def run(plan: Plan, config: SpeedConfig, found: Found) -> Iterator[None]:
+    """Adds all figures, told as they come; yields after each workload."""
+    end, device = time.monotonic() + 60 * config.minutes, torch.device(config.device)
+    settings = [Setting(plan, arithmetic, device) for arithmetic in plan.ceilings_in]
+    if config.device == "cuda":
+        compile_ahead([each.name for each in ours(settings[-1]) if config.only in each.name])
+    for setting in settings:
+        with rounding_as(setting.arithmetic):
             kernels = build_kernels(setting)
-            found.rounds[arithmetic] = [Round(take_turn(kernels), {})]
-        for workload in workloads(setting):
-            if config.only in workload.name and time.monotonic() < end:
+            found.rounds[setting.arithmetic] = [Round(take_turn(kernels), {})]
+        for workload in (each for each in workloads(setting) if config.only in each.name):
+            if time.monotonic() < end:
                 add(found, workload, kernels, config)
-            elif config.only in workload.name:
-                found.failures[f"{workload.name}, {arithmetic}"] = f"not begun within minutes={config.minutes:g}"
-    return found
+                yield
+            else:
+                reason = f"not begun within minutes={config.minutes:g}"
+                found.failures[f"{workload.name}, {setting.arithmetic}"] = reason
 
 
 def add(found: Found, workload: Workload, kernels: Sequence[Kernel], config: SpeedConfig) -> None:
-    """Measures one workload; without figures where the device has too little memory for it."""
+    """Measures one workload; without figures where that fails, as for lack of memory."""
     try:
         measured = measure(workload, kernels, torch.device(config.device), config.rounds)
-    except torch.OutOfMemoryError:
-        measured = Measured({}, [], {f"{workload.name}, {workload.arithmetic}": "more memory than the device has"})
+    except RuntimeError as error:
+        measured = Measured({}, [], {f"{workload.name}, {workload.arithmetic}": first_line(error)})
     found.figures |= measured.figures
     found.rounds[workload.arithmetic] += measured.rounds
     found.failures |= measured.failures
@@ -102,7 +111,7 @@ def workloads(setting: Setting) -> list[Workload]:
     """In the order of the table."""
     if setting.arithmetic not in setting.plan.figures_in:
         return []
-    return [*inference(setting), *training(setting), *peers(setting)]
+    return [*ours(setting), *peers(setting)]
 
 
 def tell(measured: Measured) -> None:

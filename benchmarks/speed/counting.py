@@ -35,11 +35,11 @@ class Needs:
         return max(computing, self.bytes / rates["copy"])
 
 
-def count_needs(function: Callable[[], Any]) -> Needs:
-    """Runs a function once, not under `torch.inference_mode`, and counts."""
+def count_needs(function: Callable[[], Any]) -> tuple[Any, Needs]:
+    """Runs a function once, not under `torch.inference_mode`: its result, and what it needed."""
     with _Counter() as counter:
-        function()
-    return counter.needs
+        result = function()
+    return result, counter.needs
 
 
 class _Counter(TorchDispatchMode):

@@ -98,8 +98,7 @@ def measure(workload: Workload, kernels: Sequence[Kernel], device: torch.device,
     """
     with rounding_as(workload.arithmetic):
         built = workload.build()
-        expected = built.paths["plain"]()
-        needs = count_needs(built.paths["plain"])
+        expected, needs = count_needs(built.paths["plain"])
         used = [kernel for kernel in kernels if kernel.kind != "convolution" or needs.flops["convolution"]]
         paths, differences, failures = {}, dict[str, float | None](), dict[str, str]()
         for path, work in built.paths.items():
@@ -107,7 +106,7 @@ def measure(workload: Workload, kernels: Sequence[Kernel], device: torch.device,
                 found = expected if path == "plain" else work()
                 paths[path] = warmed_up(work, device)
             except RuntimeError as error:  # of compilers too; the other paths' figures are worth having
-                failures[f"{workload.name}, {workload.arithmetic}, {path}"] = str(error).strip().split("\n")[0]
+                failures[f"{workload.name}, {workload.arithmetic}, {path}"] = first_line(error)
                 continue
             differences[path] = difference(expected, found) if built.compares else None
         rounds = [take_round(used, paths) for _ in range(num_rounds)]
@@ -118,6 +117,11 @@ def measure(workload: Workload, kernels: Sequence[Kernel], device: torch.device,
         for path in paths
     }
     return Measured(figures, rounds, failures)
+
+
+def first_line(error: RuntimeError) -> str:
+    """Of its message."""
+    return str(error).strip().split("\n")[0]
 
 
 def difference(expected: Any, found: Any) -> float | None:
