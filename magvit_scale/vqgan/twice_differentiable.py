@@ -57,11 +57,11 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Te
     """
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
-        x, weight = (each.to(torch.get_autocast_dtype(device)) for each in (x, weight))
+        dtype = torch.get_autocast_dtype(device)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if device == "cuda":
         x, weight = laid_out(x), laid_out(weight)
-    result = _Convolution.apply(x, weight, padding)
-    return result if bias is None else result + bias.to(result.dtype).view(-1, *[1] * (x.ndim - 2))
+    return _Convolution.apply(x, weight, bias, padding)
 
 
 @contextmanager
@@ -79,19 +79,20 @@ def without_weights_part() -> Iterator[None]:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
-        return FORWARD[x.ndim - 2](x, weight, padding=padding)
+        return FORWARD[x.ndim - 2](x, weight, bias, padding=padding)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        ndim, (for_x, for_weight, _) = x.ndim - 2, ctx.needs_input_grad
+        ndim, (for_x, for_weight, for_bias, _) = x.ndim - 2, ctx.needs_input_grad
         return (
             FOR_INPUT[ndim](gradient, weight, padding=ctx.padding) if for_x else None,
             FOR_WEIGHT[ndim](x, weight.shape, gradient, padding=ctx.padding)
             if for_weight and _has_weights_part
             else None,
+            gradient.sum([0, *range(2, x.ndim)]) if for_bias and _has_weights_part else None,
             None,
         )
