@@ -57,5 +57,5 @@ setup(
         ],
         "hub": ["huggingface_hub>=2.4"],  # magvit publish push=owner/name, and models by such names
     },
-    entry_points={"console_scripts": ["magvit = magvit_scale.cli:main"]},
+    entry_points={"console_scripts": ["magvit = magvit_scale.cli:command"]},
 )

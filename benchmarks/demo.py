@@ -47,7 +47,7 @@ DONE = {
     "memory that the kernel clears anew": "stays in the process (magvit_scale/freed_memory.py): little at these sizes, "
     "a quarter of the time of tokenizing at the paper's",
     "starts and ends of stages": "imports without a search for garbage, no tidying up at a good end "
-    "(slurm/lifetime.py); no DeepSpeed where nothing is trained; nothing compiled of DeepSpeed's own optimiser "
+    "(magvit_scale/lifetime.py); no DeepSpeed where nothing is trained; nothing compiled of DeepSpeed's own optimiser "
     "(training/engines.py), which was most of a second of every training; a host that does not wait for its next beat "
     "to leave (training/watchdog.py), up to a second",
     "stages of seconds": "inflation, the second split of tokens, claims, evaluation and report run in processes that "

@@ -23,6 +23,7 @@ from benchmarks.laws import sent_bytes, sequence_length, zero_bytes
 from benchmarks.measure import cpu_seconds
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.config import OptimConfig, RunConfig, TransformerConfig
+from magvit_scale.lifetime import leaves_at_once
 from magvit_scale.training import distributed, engines
 from slurm.job import free_port
 
@@ -141,4 +142,5 @@ def measure_stage(stage: int, ranks: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    be_a_rank(Path(sys.argv[1]))
+    with leaves_at_once():
+        be_a_rank(Path(sys.argv[1]))

@@ -18,6 +18,7 @@ from benchmarks.measure import write_results
 from benchmarks.memory import MIB, copies
 from magvit_scale.commit.transformer import CommitTransformer, decayed_parameters
 from magvit_scale.config import OptimConfig, RunConfig, TransformerConfig
+from magvit_scale.lifetime import leaves_at_once
 from magvit_scale.training import distributed, engines
 from slurm.job import free_port
 
@@ -86,4 +87,8 @@ def hold(stage: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main() if len(sys.argv) == 1 else hold(int(sys.argv[1]), Path(sys.argv[2]))
+    if len(sys.argv) == 1:
+        main()
+    else:
+        with leaves_at_once():
+            hold(int(sys.argv[1]), Path(sys.argv[2]))

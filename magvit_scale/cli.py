@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from magvit_scale.config import refusals_end_the_program
+from magvit_scale.lifetime import leaves_at_once
 
 VERBS = {
     "doctor": ("magvit_scale.doctor", "this machine, or all ranks of an allocation -> what would stop a run"),
@@ -33,6 +34,12 @@ VERBS = {
     "report": ("magvit_scale.report", "run folders -> a self-contained HTML page each, and one that compares them"),
 }
 USAGE_STATUS = 2
+
+
+def command() -> None:
+    """The command itself, which is a process's only work: see `leaves_at_once`."""
+    with leaves_at_once():
+        main()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -79,4 +86,4 @@ def _version() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command()

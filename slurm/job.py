@@ -22,10 +22,10 @@ import submitit
 
 from magvit_scale.config import refusals_end_the_program
 from magvit_scale.files import write_json
+from magvit_scale.lifetime import imported, leaves_at_once
 from magvit_scale.training.launched import ALONE, NUM_PORTS, hostnames, node_name, port_of
 from magvit_scale.training.signals import STOPPED_STATUS
 from slurm import guard, preflight
-from slurm.lifetime import imported, leaves_at_once
 from slurm.stages import Call, Stage, read_marker
 
 LOCAL_POLL_S, SHARED_POLL_S = 0.02, 1.0

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from magvit_scale.lifetime import leaves_at_once
 from slurm.job import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -87,4 +88,5 @@ def _end_of(path: Path) -> str:
 
 if __name__ == "__main__":
     module, name = sys.argv[1].split(":")
-    getattr(importlib.import_module(module), name)(Path(sys.argv[2]))
+    with leaves_at_once():
+        getattr(importlib.import_module(module), name)(Path(sys.argv[2]))

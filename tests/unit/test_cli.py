@@ -1,5 +1,6 @@
 """The `magvit` command."""
 
+import subprocess
 import sys
 from importlib.util import find_spec
 from types import ModuleType
@@ -75,3 +76,25 @@ def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cli, "version", lambda name: {"magvit_scale": "1.2.3"}[name])
     cli.main(["--version"])
     assert capsys.readouterr().out == "magvit_scale 1.2.3\n"
+
+
+RANK = """
+import subprocess
+import sys
+from magvit_scale import cli
+
+class Held:
+    def __del__(self):
+        print("taken apart")
+
+held = Held()
+cli.main = lambda: sys.exit("no videos") if "refuse" in sys.argv else print("done")
+cli.command()
+"""
+
+
+@pytest.mark.parametrize(("argument", "said", "status"), [("", "done\n", 0), ("refuse", "taken apart\n", 1)])
+def test_a_program_that_has_done_its_work_is_not_taken_apart(argument: str, said: str, status: int) -> None:
+    """Python's end has aborted finished ranks, see `magvit_scale.lifetime`."""
+    ended = subprocess.run([sys.executable, "-c", RANK, argument], capture_output=True, text=True, check=False)
+    assert (ended.stdout, ended.returncode) == (said, status)

@@ -1,7 +1,9 @@
 """The two ends of a process's life, kept short: its imports, and its end after a program that has done its work.
 
 Python looks for garbage again and again while torch and DeepSpeed are imported, finds none, and at the end takes apart
-all that they have made: a second of processor time of every rank of every stage.
+all that they have made: a second of processor time of every rank of every stage. And a rank that has done its work may
+die of that end, with status 134: DeepSpeed's engines keep their gloo group for ever, whose threads let go of the last
+tensors when they get to it, and for that ask for the interpreter; torch aborts where Python is ending just then.
 """
 
 import atexit

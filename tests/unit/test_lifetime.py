@@ -1,4 +1,4 @@
-"""The two ends of a process of a stage: imports without searches for garbage, an end without taking things apart."""
+"""The two ends of a process: imports without searches for garbage, an end without taking things apart."""
 
 import gc
 import subprocess
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from slurm.lifetime import imported
+from magvit_scale.lifetime import imported
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import atexit, multiprocessing, sys, time
 import slurm.job
-from slurm.lifetime import leaves_at_once
+from magvit_scale.lifetime import leaves_at_once
 
 class Whole:
     def __del__(self):
