@@ -24,7 +24,10 @@ class _Reflected(torch.autograd.Function):
 
 @torch.library.custom_op("magvit_scale::fold", mutates_args=())
 def fold(gradient: Tensor) -> Tensor:
-    """The gradient of `reflect`: the outermost cells of each side are added to those that they mirror."""
+    """The gradient of `reflect`: the outermost cells of each side are added to those that they mirror.
+
+    'b c t+2 h+2 w+2' -> 'b c t h w', any float dtype; an operator, so that inductor leaves it as the few passes it is.
+    """
     folded = gradient.clone()
     for dim in (2, 3, 4):
         last = folded.shape[dim] - 1
