@@ -1,5 +1,5 @@
-"""Our networks without what makes them faster: plain PyTorch, which fast paths are held against. But for r1's formula,
-which torch itself does not have for clips of this size.
+"""Our networks without what makes them faster: plain PyTorch, which fast paths are held against. All but r1's formula,
+see vqgan/twice_differentiable.py: torch's own was not tried at the paper's size.
 """
 
 from collections.abc import Iterator

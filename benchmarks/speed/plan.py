@@ -26,7 +26,8 @@ class SpeedConfig:
     only: str = ""
     """Part of the names of the figures that are measured; empty takes all."""
     store: bool = False
-    """Overwrites benchmarks/results/speed_<device>.json with what was found, if it is whole."""
+    """Overwrites benchmarks/results/speed_<device>.json, after each workload with all that was found so far: a run that
+    is cut off leaves a file of fewer figures."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,13 @@ class GroupNorm(nn.GroupNorm):
 def normalise_by_channels(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float) -> Tensor:
     """`F.group_norm` by sums over the cells of each channel, which lie side by side on a GPU, see `Convolution3d`; a
     group's channels do not. Compiled, two passes over the input each way, one of them for the sums.
+
+    Args:
+        x: 'b c ...' float32.
+        weight: 'c'.
+        bias: 'c'.
+        num_groups: divides c.
+        eps: added to the variances.
     """
     variances, means = torch.var_mean(x, list(range(2, x.ndim)), correction=0)
     mean = mean_of_groups(means, num_groups)

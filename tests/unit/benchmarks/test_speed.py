@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.speed import __main__ as program
 from benchmarks.speed import peers
 from benchmarks.speed.__main__ import Found, main, run
+from benchmarks.speed.ahead import compile_ahead
 from benchmarks.speed.ceilings import Kernel, Turn, build_kernels, convolution_flops
 from benchmarks.speed.counting import Needs, count_needs
 from benchmarks.speed.figures import Built, Round, Workload, difference, measure, summarise
@@ -168,6 +170,37 @@ def test_all_figures_at_toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert differences[0] is not None
     assert 0 <= differences[0] < 1e-5
     assert differences[1:] == [None, None]
+
+
+def test_a_run_that_is_cut_off_leaves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Built:
+        raise torch.OutOfMemoryError("64 GiB of 80\nand more")
+
+    def cut_off() -> Built:
+        raise KeyboardInterrupt
+
+    one = Built({"plain": lambda: torch.mm(torch.eye(2), torch.eye(2))}, 1)
+    rows = {"whole": lambda: one, "large": fail, "late": cut_off}
+    found = [Workload(name, "fp32", 1, "1", build) for name, build in rows.items()]
+    monkeypatch.setattr(program, "workloads", lambda setting: found)
+    monkeypatch.setattr(program, "RESULTS", tmp_path)
+    monkeypatch.setitem(program.PLANS, "cpu", TOY)
+    with pytest.raises(KeyboardInterrupt):
+        main(["store=true", "rounds=1"])
+    stored = json.loads((tmp_path / "speed_cpu.json").read_text())["figures"]
+    assert list(stored["Figures"]) == ["whole, fp32, plain"]
+    assert stored["Left out"] == {"large, fp32": "64 GiB of 80"}
+
+
+def test_what_takes_too_long_to_compile_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\necho $$ > "{tmp_path}/$3"\n[ "$3" = quick ] || exec sleep 60\n')
+    compiler.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(compiler))
+    compile_ahead(["quick", "slow", "slower"], longest_s=1.0)
+    assert sorted(path.name for path in tmp_path.glob("[qs]*")) == ["quick", "slow", "slower"]
+    pids = [int((tmp_path / name).read_text()) for name in ("quick", "slow", "slower")]
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 def test_without_time_everything_is_left_out_by_name() -> None:
