@@ -41,10 +41,18 @@ def save_model(model: nn.Module, config: Any, folder: str | Path, state: dict[st
         config: the dataclass from which `model` was built.
         folder: made where missing.
         state: tensors to write in place of the model's own, for instance averaged ones.
+
+    Raises:
+        Refusal: a tensor has been rounded to 16 bits for computing, see `ComputeConfig.precision`.
     """
-    folder = Path(folder)
+    folder, given = Path(folder), state or model.state_dict()
+    if rounded := [t.dtype for t in given.values() if t.dtype in (torch.bfloat16, torch.float16)]:
+        raise Refusal(
+            f"{type(model).__name__} is in {rounded[0]}, expected float32: it has been rounded for computing; "
+            "load it with compute.precision=fp32 to save it"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in (state or model.state_dict()).items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in given.items()}
     try:
         save_file(tensors, folder / "model.tmp")
     except SafetensorError as error:  # safetensors' own word for a disk that is full

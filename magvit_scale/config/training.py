@@ -22,7 +22,8 @@ class ComputeConfig:
     """How trained networks compute where they are used."""
 
     precision: Precision = "fp32"
-    """Of activations, by torch.autocast; latents, distances to codes and logits are float32 always."""
+    """Of the tokenizer's activations, by torch.autocast, and of all that the transformer holds and computes; latents,
+    distances to codes and logits are float32 always."""
     compile: bool = False
     """Compiles them with torch.compile, a minute or more at the first batch of each size, for speed from then on. On a
     GPU the transformer's calls become CUDA graphs."""

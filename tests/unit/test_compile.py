@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from magvit_scale.checkpointing import Granularity, checkpoint_activations
+from magvit_scale.commit.transformer import _gelu
 from magvit_scale.precision import compute_in
 from magvit_scale.vqgan.autoencoder import FUSED
 from magvit_scale.vqgan.perceptual import PerceptualLoss
@@ -43,7 +45,8 @@ def compare(name: str, granularity: Granularity, backend: str) -> None:
         if own.grad is not None:
             # Traced and not made to code, GroupNorm is torch's own, which on a CPU is inexact with channels last.
             largest = float(own.grad.abs().max())
-            torch.testing.assert_close(other.grad, own.grad, rtol=1e-4, atol=2e-4 * largest, msg=key)
+            # A key's bias has the gradient 0, and what its sums are rounded to.
+            torch.testing.assert_close(other.grad, own.grad, rtol=1e-4, atol=2e-4 * largest + 1e-12, msg=key)
 
 
 @pytest.mark.slow
@@ -55,6 +58,22 @@ def test_a_traced_network_is_the_same_network(name: str) -> None:
 @pytest.mark.slow
 def test_a_network_compiled_to_code_is_the_same_network() -> None:
     compare("discriminator", "blocks", "inductor")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_compiled_gelu_is_torchs(dtype: torch.dtype) -> None:
+    """As near to it as either is to the exact one, whose gradient both miss by 1 or 2e-6; far out, 0 and x."""
+    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-6e4, -300.0, 300.0, 6e4])]).to(dtype)
+    plain, traced = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected = F.gelu(plain, approximate="tanh")
+    found = torch.compile(_gelu, backend="aot_eager", fullgraph=True)(traced)
+    expected.sum().backward()
+    found.sum().backward()
+    assert found.dtype == dtype
+    assert found[-4:].tolist() == [0, 0, *x[-2:].tolist()]
+    close = max(2 * torch.finfo(dtype).eps, 4e-6)
+    torch.testing.assert_close(found, expected, rtol=close, atol=close)
+    torch.testing.assert_close(traced.grad, plain.grad, rtol=close, atol=close)
 
 
 def networks() -> dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]]:

@@ -6,17 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from magvit_scale.commit.transformer import CommitTransformer
-from magvit_scale.config import ComputeConfig, DecodingConfig, TransformerConfig
-from magvit_scale.inference import prepare_tokenizer
+from magvit_scale.config import ComputeConfig, DecodingConfig, Precision, TransformerConfig
+from magvit_scale.inference import prepare_tokenizer, prepare_transformer
 from magvit_scale.pipeline import Generated, MagvitPipeline
+from magvit_scale.precision import AUTOCAST_DTYPES
 from magvit_scale.vqgan.autoencoder import VQGAN
 from tests import tiny_models
 
 CPU = torch.device("cpu")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +45,32 @@ def generate(folder: Path, compute: ComputeConfig) -> Generated:
     return pipeline("CFP", condition=tiny_models.random_clip(), label=1, decoding=decoding)
 
 
+@pytest.mark.parametrize(("precision", "apart"), [("bf16", 2e-2), ("fp16", 2e-3)])
+def test_a_transformer_in_16_bits_holds_and_sums_them(precision: Precision, apart: float) -> None:
+    """Nothing is converted but ids to vectors and logits to float32."""
+    transformer = tiny_models.transformer().eval()
+    sequence = torch.randint(10, (8, 14), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = transformer.latent_logits(sequence)
+        prepared = prepare_transformer(transformer, ComputeConfig(precision=precision), CPU)
+        seen = {output.dtype for output in outputs_of(prepared, sequence)}
+        found = prepared.latent_logits(sequence)
+    assert {parameter.dtype for parameter in prepared.parameters()} == seen == {AUTOCAST_DTYPES[precision]}
+    assert found.dtype == torch.float32
+    distance = (found - expected).abs().max() / expected.abs().max()
+    assert 0.02 * apart < distance < apart
+
+
+def outputs_of(model: nn.Module, sequence: Tensor) -> list[Tensor]:
+    """What each of its layers gives."""
+    outputs: list[Tensor] = []
+    hooks = [each.register_forward_hook(lambda _, __, output: outputs.append(output)) for each in model.modules()]
+    model(sequence)
+    for hook in hooks:
+        hook.remove()
+    return outputs
+
+
 @pytest.mark.slow
 def test_compiled_networks_generate_the_same_from_whole_graphs(folder: Path) -> None:
     plain, compiled = (generate(folder, ComputeConfig(compile=is_compiled)) for is_compiled in (False, True))
@@ -52,12 +80,16 @@ def test_compiled_networks_generate_the_same_from_whole_graphs(folder: Path) -> 
     assert not counters["graph_break"]
 
 
-def test_networks_compute_in_16_bits_and_answer_in_32(folder: Path) -> None:
+def test_a_pipeline_computes_in_16_bits_and_answers_in_32(folder: Path) -> None:
+    """The same tokens as clips; sampled ones differ where two are nearly as likely."""
+    tokens, clips = torch.arange(16).reshape(2, 8), []
     with tiny_models.without_onednn():
-        plain, rounded = (generate(folder, ComputeConfig(precision=precision)) for precision in ("fp32", "bf16"))
-    assert rounded.clips.dtype == torch.float32
-    difference = (rounded.clips - plain.clips).abs().max()
-    assert 1e-5 < difference < 0.1  # a bfloat16 has 8 bits
+        for precision in PRECISIONS:
+            compute = ComputeConfig(precision=precision)
+            clips.append(MagvitPipeline.from_pretrained(folder, compute=compute).detokenize(tokens))
+            assert generate(folder, compute).clips.dtype == torch.float32
+    plain, rounded = clips
+    assert 1e-5 < (rounded - plain).abs().max() < 0.1  # a bfloat16 has 8 bits
 
 
 def test_compiled_convolutions_are_given_channels_last() -> None:

@@ -55,6 +55,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "export"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounded_weights_overwrite_nothing(dtype: torch.dtype, folder: Path) -> None:
+    before = (folder / "model.safetensors").read_bytes()
+    model = VQGAN.from_pretrained(folder).to(dtype)
+    assert_refused(lambda: model.save_pretrained(folder), "VQGAN is in .*16, expected float32.*compute.precision=fp32")
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
 @pytest.mark.parametrize(("kind", "config"), MODELS)
 def test_a_model_comes_back_bit_equal_in_evaluation_mode(kind: Any, config: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
