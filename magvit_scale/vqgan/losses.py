@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magvit_scale.vqgan.twice_differentiable import without_weights_part
+from magvit_scale.vqgan.twice_differentiable import gradient_of_input
 
 
 def compute_generator_loss(fake_logits: Tensor) -> Tensor:
@@ -24,8 +24,7 @@ def compute_r1_penalty(real_logits: Tensor, real_clip: Tensor) -> Tensor:
         real_logits: the discriminator's answer to `real_clip`, its graph kept.
         real_clip: 'b c t h w', requires_grad.
     """
-    with without_weights_part():
-        (gradient,) = torch.autograd.grad(real_logits.float().sum(), real_clip, create_graph=True)
+    gradient = gradient_of_input(real_logits.float().sum(), real_clip, create_graph=True)
     return gradient.float().square().sum(dim=(1, 2, 3, 4)).mean()
 
 

@@ -29,6 +29,7 @@ from magvit_scale.vqgan.losses import (
 )
 from magvit_scale.vqgan.perceptual import PerceptualLoss
 from magvit_scale.vqgan.quantizer import Quantized
+from magvit_scale.vqgan.twice_differentiable import gradient_of_input
 
 Metrics = dict[str, Tensor]
 
@@ -107,7 +108,7 @@ def _reconstruction_gradient(
     gradient = torch.autograd.grad(total * scale, leaf)[0] / scale
     if is_adversarial:
         metrics["loss/generator"] = compute_generator_loss(training.discriminator.module(leaf))
-        adversarial = torch.autograd.grad(metrics["loss/generator"] * scale, leaf)[0] / scale
+        adversarial = gradient_of_input(metrics["loss/generator"] * scale, leaf) / scale
         if training.last_layer is not None:
             metrics["gan/adaptive_weight"] = training.last_layer.balance(gradient, adversarial)
             adversarial = adversarial * metrics["gan/adaptive_weight"]

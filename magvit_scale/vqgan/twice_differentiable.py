@@ -4,8 +4,6 @@ torch's own formula for the weight's part of that is a convolution with a kernel
 one layer took six times as long at 64 px, and the more the larger the clip (docs/benchmarks.md).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,15 +62,19 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Te
     return _Convolution.apply(x, weight, bias, padding)
 
 
-@contextmanager
-def without_weights_part() -> Iterator[None]:
-    """A context in which backward passes through `convolve` leave out the gradient of its weights. For an input's
-    gradient: torch does not tell a function of ours that nobody asked for the rest.
+def gradient_of_input(output: Tensor, x: Tensor, *, create_graph: bool = False) -> Tensor:
+    """D output / d x, of the shape of `x`, without the gradients of weights on the way: torch does not tell a function
+    of ours that nobody asked for them.
+
+    Args:
+        output: a scalar made of `x` by a network of `convolve`s.
+        x: requires_grad.
+        create_graph: to differentiate the gradient again.
     """
     global _has_weights_part
     _has_weights_part = False
     try:
-        yield
+        return torch.autograd.grad(output, x, create_graph=create_graph)[0]
     finally:
         _has_weights_part = True
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from magvit_scale.config import CodebookUseConfig, DiscriminatorConfig, VQGANConfig, VQGANLossConfig, vqgan_health
 from magvit_scale.page.words import CURVE_WORDS
 from magvit_scale.training.engine import LossScale
+from magvit_scale.vqgan import twice_differentiable
 from magvit_scale.vqgan.adaptive import LastLayer
 from magvit_scale.vqgan.autoencoder import VQGAN
 from magvit_scale.vqgan.codebook_use import CodebookUse
@@ -181,6 +182,20 @@ def test_each_engine_is_called_once_and_steps_on_its_own_loss_only() -> None:
     # What the generator's turn left in the discriminator would have been in its step.
     assert not gradients_of(training.generator.module)
     assert not gradients_of(training.discriminator.module)
+
+
+def test_the_generators_update_pays_for_no_gradient_of_the_discriminators_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    training, asked = build(LOSS), list[str]()
+    discriminator, of_weight = training.discriminator, twice_differentiable.FOR_WEIGHT[3]
+    monkeypatch.setitem(
+        twice_differentiable.FOR_WEIGHT,
+        3,
+        lambda *given, **named: (asked.append(str(discriminator.calls)), of_weight(*given, **named))[1],
+    )
+    vqgan_step(training, [random_clip()], step=3)
+    assert set(asked) == {"['forward']"}  # in its own backward pass, after the generator's update
 
 
 def test_nothing_adversarial_happens_before_its_start() -> None:
