@@ -84,10 +84,14 @@ class MagvitPipeline:
         return cls(*ready, index.classes, index.fps or DEFAULT_FPS)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes tokenizer/, transformer/ and then model_index.json."""
+        """Writes transformer/, tokenizer/ and then model_index.json.
+
+        Raises:
+            Refusal: the transformer is in 16 bits, see `from_pretrained`; nothing is written.
+        """
         index = ModelIndex(classes=self.classes, fps=self.fps)
-        self.tokenizer.save_pretrained(Path(folder, index.tokenizer))
         self.transformer.save_pretrained(Path(folder, index.transformer))
+        self.tokenizer.save_pretrained(Path(folder, index.tokenizer))
         write_index(folder, index)
 
     @property

@@ -63,8 +63,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Te
 
 
 def gradient_of_input(output: Tensor, x: Tensor, *, create_graph: bool = False) -> Tensor:
-    """D output / d x, of the shape of `x`, without the gradients of weights on the way: torch does not tell a function
-    of ours that nobody asked for them.
+    """The gradient of `output` with respect to `x`, of its shape, without those of weights on the way: torch does not
+    tell a function of ours that nobody asked for them.
 
     Args:
         output: a scalar made of `x` by a network of `convolve`s.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from magvit_scale.commit.transformer import CommitTransformer
-from magvit_scale.config import ComputeConfig, DecodingConfig, Precision, TransformerConfig
+from magvit_scale.config import ComputeConfig, DecodingConfig, Precision, Refusal, TransformerConfig
 from magvit_scale.inference import prepare_tokenizer, prepare_transformer
 from magvit_scale.pipeline import Generated, MagvitPipeline
 from magvit_scale.precision import AUTOCAST_DTYPES
@@ -78,6 +78,13 @@ def test_compiled_networks_generate_the_same_from_whole_graphs(folder: Path) -> 
     torch.testing.assert_close(compiled.clips, plain.clips, rtol=0, atol=1e-5)
     assert counters["stats"]["unique_graphs"] == 3  # encoder, transformer, decoder
     assert not counters["graph_break"]
+
+
+def test_a_pipeline_in_16_bits_is_not_saved(folder: Path, tmp_path: Path) -> None:
+    pipeline = MagvitPipeline.from_pretrained(folder, compute=ComputeConfig(precision="fp16"))
+    with pytest.raises(Refusal, match=r"^CommitTransformer .*16, expected float32"):
+        pipeline.save_pretrained(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_pipeline_computes_in_16_bits_and_answers_in_32(folder: Path) -> None:
