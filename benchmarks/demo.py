@@ -38,10 +38,11 @@ _HEADINGS = ("seconds", "of the demo", "start", "end", "in its steps", OUTSIDE)
 
 DONE = {
     "linear layers of commit": "were aten::mm by MKL, 62% of its steps; by oneDNN they have twice the rate here "
-    "(magvit_scale/linear.py), and are 46%",
+    "(magvit_scale/linear.py), and are still the first",
     "convolutions of both VQGANs": "left as they are: oneDNN's already. With channels last they would be faster, and "
     "torch's GroupNorm on a CPU would have 250 times the error",
-    "the discriminator": "logits of real clips come from r1's own pass: a quarter of its operations less",
+    "the discriminator": "logits of real clips come from r1's own pass: a quarter of its operations less; the "
+    "generator's update asks for no gradient of its weights",
     "attention, GELU, padding, pooling": "left: torch's own kernels",
     "aten::copy_": "left: heads of attention, DeepSpeed's flat gradients",
     "memory that the kernel clears anew": "stays in the process (magvit_scale/freed_memory.py): little at these sizes, "
