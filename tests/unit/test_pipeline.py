@@ -9,61 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from magvit_scale.commit.condition import build_condition
-from magvit_scale.commit.tasks import MASK_TOKEN, SPECS, condition_mask, task_token
-from magvit_scale.commit.told import told_logits
+from magvit_scale.commit.tasks import SPECS, condition_mask
 from magvit_scale.commit.transformer import CommitTransformer
-from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task, TransformerConfig, VQGANConfig
-from magvit_scale.long_video import window_seed
+from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task
 from magvit_scale.pipeline import MagvitPipeline
 from magvit_scale.pretrained import hash_model
 from magvit_scale.vqgan.autoencoder import VQGAN
-
-CLIP, LATENT = (4, 16, 16), (2, 4, 4)
-FEW_STEPS = DecodingConfig(num_steps=3)
-TOKENIZER = VQGANConfig(
-    base_channels=8,
-    channel_multipliers=(1, 1, 1),
-    num_res_blocks=1,
-    temporal_downsample=(True, False),
-    embedding_dim=4,
-    codebook_size=16,
-    num_groups=4,
-)
-TRANSFORMER = TransformerConfig(
-    num_layers=1, hidden_size=16, mlp_dim=16, num_heads=2, latent_shape=LATENT, codebook_size=16, num_classes=3
-)
+from tests.tiny_pipeline import CLIP, FEW_STEPS, TOKENIZER, TRANSFORMER, build, random_clip
 
 
 @pytest.fixture(scope="module")
 def pipeline() -> MagvitPipeline:
     return build()
-
-
-def build(**changes: object) -> MagvitPipeline:
-    torch.manual_seed(0)
-    config = replace(TRANSFORMER, **changes)  # type: ignore[arg-type]
-    tokenizer, transformer = VQGAN(TOKENIZER).eval(), CommitTransformer(config).eval()
-    for parameter in transformer.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)  # fresh weights are nearly uniform: nothing would depend on anything
-    return MagvitPipeline(tokenizer, transformer)
-
-
-def random_clip(batch: int = 2, seed: int = 0) -> Tensor:
-    return torch.rand(batch, 3, *CLIP, generator=torch.Generator().manual_seed(seed))
-
-
-def watch(pipeline: MagvitPipeline, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The sequences that the transformer sees."""
-    seen: list[Tensor] = []
-    answer = CommitTransformer.latent_logits
-
-    def latent_logits(sequence: Tensor) -> Tensor:
-        seen.append(sequence.clone())
-        return answer(pipeline.transformer, sequence)
-
-    monkeypatch.setattr(pipeline.transformer, "latent_logits", latent_logits)
-    return seen
 
 
 def test_a_tokenizer_whose_tokens_the_transformer_did_not_learn_is_refused(tmp_path: Path) -> None:
@@ -138,64 +95,6 @@ def test_only_given_pixels_are_looked_at(pipeline: MagvitPipeline, task: Task) -
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_the_transformer_starts_from_task_class_and_canvas(
-    pipeline: MagvitPipeline, task: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen, clip, labels = watch(pipeline, monkeypatch), random_clip(), torch.tensor([2, 0])
-    pipeline(task, condition=clip, label=labels, decoding=FEW_STEPS)
-    assert len(seen) == 3
-    shown = [16 + 2, 16 + 0] if task in ("CG", "CFP") else [16 + 3, 16 + 3]
-    assert seen[0][:, 0].tolist() == [task_token(task, TRANSFORMER)] * 2
-    assert seen[0][:, 1].tolist() == shown
-    expected = torch.full((2, 32), MASK_TOKEN)
-    if task != "CG":
-        canvas = pipeline.tokenizer.tokenize(SPECS[task].fill(clip))  # type: ignore[misc]
-        expected = torch.where(condition_mask(task, LATENT).flatten(), canvas.flatten(1), MASK_TOKEN)
-    assert torch.equal(seen[0][:, 2:], expected)
-
-
-def test_no_label_is_the_row_of_no_class(pipeline: MagvitPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = watch(pipeline, monkeypatch)
-    pipeline("CG", num_clips=2, decoding=FEW_STEPS)
-    assert seen[0][:, 1].tolist() == [16 + 3] * 2
-
-
-@pytest.mark.parametrize("task", ["CG", "CFP", "OPD"])
-def test_no_guidance_is_plain_decoding_with_one_pass_per_step(
-    pipeline: MagvitPipeline, task: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def tokens(guidance_scale: float) -> Tensor:
-        decoding = replace(FEW_STEPS, guidance_scale=guidance_scale)
-        return pipeline(task, condition=random_clip(), label=torch.tensor([0, 1]), decoding=decoding).decoded.tokens
-
-    plain = pipeline(task, condition=random_clip(), label=torch.tensor([0, 1]), decoding=FEW_STEPS).decoded.tokens
-    assert torch.equal(tokens(0.0), plain)
-    seen = watch(pipeline, monkeypatch)
-    tokens(0.0)
-    assert len(seen) == FEW_STEPS.num_steps
-
-
-def test_guidance_moves_logits_away_from_those_without_a_condition(
-    pipeline: MagvitPipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = watch(pipeline, monkeypatch)
-    one_step = DecodingConfig(num_steps=1, guidance_scale=1.5)
-    pipeline("CFP", condition=random_clip(), label=torch.tensor([0, 1]), decoding=one_step)
-    given, free = seen
-    assert given[:, :2].tolist() == [[-4, 16], [-4, 17]]
-    # No class, the generation token, condition tokens hidden.
-    assert free[:, :2].tolist() == [[-3, 19], [-3, 19]]
-    assert (free[:, 2:] == MASK_TOKEN).all()
-    # At a scale s the distribution is p(given) * (p(given) / p(free))^s, up to normalisation.
-    condition = build_condition(["CFP"] * 2, torch.zeros(2, 32, dtype=torch.int64), LATENT, TRANSFORMER)
-    everything = torch.ones_like(condition.where)
-    told = told_logits(pipeline.transformer, "CFP", torch.tensor([0, 1]), condition, 1.5)
-    guided = told(given[:, 2:], everything)
-    answers = [pipeline.transformer(sequence)[:, 2:, :16] for sequence in (given, free)]
-    torch.testing.assert_close(guided, 2.5 * answers[0] - 1.5 * answers[1], rtol=1e-4, atol=1e-4)
-
-
 def test_canvas_tokens_can_be_given_directly(pipeline: MagvitPipeline) -> None:
     clip = random_clip()
     canvas = pipeline.tokenizer.tokenize(SPECS["OPV"].fill(clip))  # type: ignore[misc]
@@ -215,20 +114,6 @@ def test_how_a_condition_is_told_is_saved_with_the_transformer(tmp_path) -> None
     saved = build(conditioning="prefix", num_condition_tokens=8, dynamic_condition="paper").transformer
     saved.save_pretrained(tmp_path)
     assert CommitTransformer.from_pretrained(tmp_path).config == saved.config
-
-
-def test_guidance_hides_condition_tokens_and_not_what_was_decoded_there(
-    pipeline: MagvitPipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = watch(pipeline, monkeypatch)
-    decoding = DecodingConfig(num_steps=4, guidance_scale=1.0, schedule="uniform")
-    decoded = pipeline("IPC", condition=random_clip(), decoding=decoding).decoded
-    condition = condition_mask("IPC", LATENT).flatten().expand(2, 32)
-    for step in range(1, 4):
-        given, free = seen[2 * step][:, 2:], seen[2 * step + 1][:, 2:]
-        fixed = decoded.fixed_by_step[step - 1]
-        assert (fixed & condition).any()
-        assert torch.equal(free, torch.where(condition & ~fixed, MASK_TOKEN, given))
 
 
 @pytest.mark.parametrize("label", [3, 10, 19, 1000])
@@ -251,30 +136,6 @@ def test_a_condition_of_another_size_is_refused(pipeline: MagvitPipeline) -> Non
 def test_labels_of_another_number_are_refused(pipeline: MagvitPipeline) -> None:
     with pytest.raises(Refusal, match="3 labels for 2 clips"):
         pipeline("CFP", condition=random_clip(2), label=torch.tensor([0, 1, 2]), decoding=FEW_STEPS)
-
-
-@pytest.mark.parametrize(("conditioning", "size"), [("canvas", 0), ("latent", 0), ("prefix", 16)])
-def test_a_transformer_is_told_its_condition_as_it_was_in_training(
-    conditioning: str, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Fixed in its place (the canvas's tokens, or the clip's own), or ahead of the latents."""
-    pipeline, clip = build(conditioning=conditioning, num_condition_tokens=size), random_clip()
-    seen = watch(pipeline, monkeypatch)
-    decoded = pipeline("OPV", condition=clip, decoding=FEW_STEPS).decoded
-    shown = clip if conditioning == "latent" else SPECS["OPV"].fill(clip)  # type: ignore[misc]
-    tokens, given = pipeline.tokenizer.tokenize(shown).flatten(1), condition_mask("OPV", LATENT).flatten()
-    assert len(seen) == 3
-    for sequence in seen:
-        if conditioning == "prefix":
-            assert torch.equal(sequence[:, 2:18], tokens[:, given])
-            assert sequence[:, 18].tolist() == [-2] * 2
-        else:
-            assert torch.equal(sequence[:, 2:][:, given], tokens[:, given])
-    start = torch.where(given & (conditioning != "prefix"), tokens, MASK_TOKEN)
-    assert torch.equal(seen[0][:, -32:], start)
-    assert seen[0][:, 0].tolist() == [-3 if conditioning == "latent" else -6] * 2
-    if conditioning != "prefix":
-        assert torch.equal(decoded.tokens[:, given], tokens[:, given])
 
 
 def test_five_frames_are_given_to_predict_the_rest() -> None:
@@ -346,69 +207,3 @@ def test_one_folder_holds_models_classes_and_frame_rate(pipeline: MagvitPipeline
     assert torch.equal(tokens_of(loaded, "CFP", condition=random_clip(), label=["Bowling", "Archery"]), expected)
     with pytest.raises(Refusal, match=r"no model_index\.json"):
         MagvitPipeline.from_pretrained(tmp_path / "tokenizer")
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Longer than a clip
-
-
-@pytest.mark.parametrize("task", ["FP", "CFP"])
-def test_a_long_prediction_goes_on_from_its_last_frame(pipeline: MagvitPipeline, task: Task) -> None:
-    clip, options = random_clip(), {"label": [0, 2], "decoding": FEW_STEPS}
-    found = pipeline.extend(task, condition=clip[:, :, :1], num_frames=9, seed=3, **options)
-    video = pipeline(task, condition=clip, seed=[3, 4], **options).clips
-    for window in (1, 2):
-        given = video[:, :, -1:].expand(-1, -1, CLIP[0], -1, -1)
-        seeds = [window_seed(3, window), window_seed(4, window)]
-        video = torch.cat([video, pipeline(task, condition=given, seed=seeds, **options).clips[:, :, 1:]], dim=2)
-    assert torch.equal(found.clips, video[:, :, :9])
-    assert len(found.windows) == 3
-
-
-def test_five_frames_are_given_to_every_window_of_a_long_prediction() -> None:
-    pipeline = build(latent_shape=(4, 4, 4))
-    clip = torch.rand(1, 3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
-    found = pipeline.extend("FP5", condition=clip[0], num_frames=11, num_steps=2).clips
-    first = pipeline("FP5", condition=clip, num_steps=2).clips
-    given = torch.cat([first[:, :, 3:], first[:, :, -1:].expand(-1, -1, 3, -1, -1)], dim=2)
-    second = pipeline("FP5", condition=given, num_steps=2, seed=[window_seed(0, 1)]).clips
-    assert torch.equal(found, torch.cat([first, second[:, :, 5:]], dim=2))
-
-
-def test_a_long_condition_goes_by_overlapping_windows(pipeline: MagvitPipeline) -> None:
-    clip = torch.rand(2, 3, 7, 16, 16, generator=torch.Generator().manual_seed(2))
-    found = pipeline.windows("OPC", condition=clip, overlap_frames=1, num_steps=2, seed=5)
-    parts = [
-        pipeline("OPC", condition=clip[:, :, start : start + 4], num_steps=2, seed=[window_seed(s, n) for s in (5, 6)])
-        for n, start in enumerate((0, 3))
-    ]
-    # The later window has the weight 0 on the one frame that both have.
-    assert torch.equal(found.clips, torch.cat([parts[0].clips, parts[1].clips[:, :, 1:]], dim=2))
-    assert [window.tokens.tolist() for window in found.windows] == [part.decoded.tokens.tolist() for part in parts]
-    alone = pipeline.windows("OPC", condition=clip[1], overlap_frames=1, num_steps=2, seed=6).clips
-    torch.testing.assert_close(alone[0], found.clips[1], rtol=0, atol=1e-5)  # products of another batch size
-
-
-def test_a_long_clip_is_reconstructed_by_windows(pipeline: MagvitPipeline) -> None:
-    clip = torch.rand(1, 3, 6, 16, 16, generator=torch.Generator().manual_seed(3))
-    first, second = (
-        pipeline.tokenizer.detokenize(pipeline.tokenizer.tokenize(clip[:, :, start : start + 4])).detach()
-        for start in (0, 2)
-    )
-    middle = (first[:, :, 2:3], 0.5 * first[:, :, 3:] + 0.5 * second[:, :, 1:2])
-    expected = torch.cat([first[:, :, :2], *middle, second[:, :, 2:]], dim=2)
-    torch.testing.assert_close(pipeline.reconstruct(clip[0], overlap_frames=2), expected, rtol=0, atol=1e-6)
-
-
-def test_long_videos_that_cannot_be_are_refused(pipeline: MagvitPipeline) -> None:
-    clip = random_clip()
-    for words, ask in (
-        ("OPC .*expected a frame prediction", lambda: pipeline.extend("OPC", condition=clip, num_frames=9)),
-        ("0 frames, task FP starts from 1", lambda: pipeline.extend("FP", condition=clip[:, :, :0], num_frames=9)),
-        ("num_frames=0", lambda: pipeline.extend("FP", condition=clip, num_frames=0)),
-        ("CG .*has no condition", lambda: pipeline.windows("CG", condition=clip)),
-        ("3 frames, expected at least the 4", lambda: pipeline.windows("FI", condition=clip[:, :, :3])),
-        ("overlap_frames=4", lambda: pipeline.reconstruct(clip, overlap_frames=4)),
-    ):
-        with pytest.raises(Refusal, match=words):
-            ask()
