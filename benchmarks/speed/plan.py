@@ -10,7 +10,8 @@ import torch
 from magvit_scale.config import ComputeConfig, DiscriminatorConfig, Precision, TransformerConfig, VQGANConfig
 
 Arithmetic = Literal["fp32", "tf32", "bf16"]
-"""fp32: all of it; tf32: products and convolutions of float32 rounded to TF32; bf16: autocast, the rest as tf32."""
+"""fp32: all of it; tf32: products and convolutions of float32 rounded to TF32; bf16: autocast, the rest as tf32, or in
+a transformer that is not trained all of it."""
 Shape = tuple[int, int, int]
 
 
