@@ -15,7 +15,8 @@ from magvit_scale.data.clips import training_batches
 from magvit_scale.data.frames import read_bytes
 from magvit_scale.data.order import Order
 from magvit_scale.data.shards import load_dataset
-from magvit_scale.video import Frames, decode_mp4
+from magvit_scale.video import Frames
+from magvit_scale.video_bytes import decode_mp4
 
 SIZE_PX, NUM_FRAMES, BATCH_SIZE, NUM_CLIPS = 128, 16, 16, 512
 

@@ -15,7 +15,8 @@ from magvit_scale.data.frames import MAX_NPY_HEADER, decompressed, image_frames,
 from magvit_scale.data.shards import Shard
 from magvit_scale.files import sha256
 from magvit_scale.tar_headers import Member
-from magvit_scale.video import VideoError, verify_mp4
+from magvit_scale.video import VideoError
+from magvit_scale.video_bytes import verify_mp4
 
 MAX_METADATA_BYTES = 1 << 20
 _KEY = re.compile(r"[a-z0-9-]+")

@@ -12,7 +12,8 @@ import numpy as np
 import zstandard
 from PIL import Image
 
-from magvit_scale.video import Frames, VideoError, count_frames, decode_mp4, decode_resized, resized
+from magvit_scale.video import Frames, VideoError
+from magvit_scale.video_bytes import count_frames, decode_mp4, decode_resized, resized
 
 Encoding = Literal["h264", "raw", "zstd", "jpeg", "video", "npy", "image"]
 """The first four are write_shards'; `video`, `npy` and `image` are foreign: any codec, size and frame count."""

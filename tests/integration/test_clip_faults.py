@@ -23,7 +23,8 @@ from magvit_scale.data.clips import held_out_clips, training_batches
 from magvit_scale.data.order import Order
 from magvit_scale.data.shards import load_dataset
 from magvit_scale.files import write_json
-from magvit_scale.video import decode, decode_mp4
+from magvit_scale.video import decode
+from magvit_scale.video_bytes import decode_mp4
 
 NUM_KILLS = 50
 BATCH = 12

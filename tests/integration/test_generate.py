@@ -13,7 +13,7 @@ from magvit_scale.config import GenerateConfig, TransformerConfig, load
 from magvit_scale.data.shards import load_dataset
 from magvit_scale.page.clips import read_samples
 from magvit_scale.pipeline import MagvitPipeline
-from magvit_scale.video import decode_mp4
+from magvit_scale.video_bytes import decode_mp4
 from magvit_scale.vqgan.autoencoder import VQGAN
 from tests import tiny_tokens
 from tests.integration.conftest import bytes_of

@@ -14,31 +14,12 @@ from av.video.reformatter import Interpolation
 
 from magvit_scale import ffmpeg_process
 from magvit_scale.ffmpeg_process import ffmpeg_executable
-from magvit_scale.video import (
-    VideoError,
-    decode,
-    decode_mp4,
-    encode_mp4,
-    mp4_bytes,
-    probe,
-    transcode,
-    verify_mp4,
-)
+from magvit_scale.video import VideoError, decode, encode_mp4, mp4_bytes, probe, transcode
+from magvit_scale.video_bytes import decode_mp4, verify_mp4
+from tests.ramps import moving_ramp, psnr
 
 VIDEOS = Path(os.environ.get("MAGVIT_TEST_VIDEOS", "unset"))
 needs_videos = pytest.mark.skipif("MAGVIT_TEST_VIDEOS" not in os.environ, reason="MAGVIT_TEST_VIDEOS is not set")
-
-
-def moving_ramp(num_frames: int, size_px: int = 32) -> np.ndarray:
-    """Frame t is a smooth picture whose mean brightness says t."""
-    ramp = np.linspace(0, 60, size_px)[None, :, None, None] + np.linspace(0, 40, size_px)[None, None, :, None]
-    return np.broadcast_to(
-        ramp + 3 * np.arange(num_frames)[:, None, None, None], (num_frames, size_px, size_px, 3)
-    ).astype(np.uint8)
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b.astype(float)) ** 2)))
 
 
 @needs_videos
@@ -133,19 +114,6 @@ def test_encoding_is_deterministic_close_and_anonymous(tmp_path: Path) -> None:
     tolerance = 0.5 if "ACCURATE_RND" in Interpolation.__members__ else 1.0
     assert np.abs(decoded.mean((0, 1, 2)) - frames.mean((0, 1, 2))).max() < tolerance
     assert psnr(decode(tmp_path / "a.mp4", size_px=32), frames) > 42
-
-
-def test_ranges_of_an_mp4_are_exact(tmp_path: Path) -> None:
-    frames = moving_ramp(40)
-    encode_mp4(frames, tmp_path / "a.mp4", fps=29.97, gop=16)
-    data = (tmp_path / "a.mp4").read_bytes()
-    everything = decode_mp4(data, 0, 40)
-    for start in range(40):
-        assert np.array_equal(decode_mp4(data, start, min(40, start + 3)), everything[start : start + 3])
-    with pytest.raises(VideoError, match=r"4 frames where \[36, 44\)"):
-        decode_mp4(data, 36, 44)
-    with pytest.raises(VideoError, match="unreadable mp4"):
-        decode_mp4(data[:200], 0, 1)
 
 
 @pytest.mark.parametrize("size_px", [2, 16, 34])
@@ -247,10 +215,3 @@ def test_an_interrupted_ffmpeg_is_no_broken_video(
     monkeypatch.setattr(ffmpeg_process, "ffmpeg_executable", lambda: str(fake))
     with pytest.raises(expected):
         decode("any.mp4", size_px=16)
-
-
-def test_verification_counts_frames_and_finds_flipped_bytes() -> None:
-    data = mp4_bytes(np.random.default_rng(0).integers(0, 255, (20, 16, 32, 3), np.uint8), fps=8)
-    assert verify_mp4(data) == (20, 16, 32)
-    with pytest.raises(VideoError, match="unreadable mp4"):
-        verify_mp4(data[:-4000] + bytes(4000))

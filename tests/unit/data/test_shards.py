@@ -16,7 +16,8 @@ from magvit_scale.data import shards as module
 from magvit_scale.data.frames import Sample
 from magvit_scale.data.shards import Dataset, SampleTable, Shard, load_dataset
 from magvit_scale.files import npy_bytes
-from magvit_scale.video import VideoError, decode_mp4
+from magvit_scale.video import VideoError
+from magvit_scale.video_bytes import decode_mp4
 from tests.unit.data.conftest import video, write_tar
 
 

@@ -16,7 +16,8 @@ from data_prep.write_shards import main
 from magvit_scale.config import Refusal
 from magvit_scale.data.frames import decompressed
 from magvit_scale.data.shards import load_dataset
-from magvit_scale.video import decode, decode_mp4, encode_mp4
+from magvit_scale.video import decode, encode_mp4
+from magvit_scale.video_bytes import decode_mp4
 
 
 @pytest.fixture(scope="session")
