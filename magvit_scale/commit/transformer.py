@@ -159,14 +159,14 @@ class CommitTransformer(Recomputing):
         parts = [torch.stack(prefix, dim=1), *([] if before is None else [before]), latents]
         return torch.cat(parts, dim=1)
 
-    def at_latents(self, logits: Tensor) -> Tensor:
+    def at_latents(self, logits: Tensor, copy: bool = False) -> Tensor:
         """'b (told n) v' -> 'b n k' float32: over the codebook at the latent positions (spec section 6)."""
-        return logits[:, -self.num_latents :, : self.codebook_size].float()
+        return logits[:, -self.num_latents :, : self.codebook_size].to(torch.float32, copy=copy)
 
     def latent_logits(self, sequence: Tensor) -> Tensor:
         """'b (told n)' ids -> 'b n k' float32 logits over the codebook at the latent positions."""
         # A copy: the answer of a CUDA graph is overwritten by the next, and guidance holds one while it asks again.
-        return self.at_latents(self(sequence)).clone()
+        return self.at_latents(self(sequence), copy=True)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors."""
