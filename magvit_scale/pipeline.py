@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from magvit_scale.commit.condition import build_condition
-from magvit_scale.commit.decoding import Decoded, decode, draw_gumbel
+from magvit_scale.commit.decoding import Decoded, decode, draw_noise
 from magvit_scale.commit.names import Label, Seed, count_clips, labels_of, refuse_other_range, seeds_of, task_named
 from magvit_scale.commit.tasks import SPECS, num_first_frames
 from magvit_scale.commit.told import told_logits
@@ -45,10 +45,16 @@ class MagvitPipeline:
         transformer: of that tokenizer's latents; on the same device.
         classes: names by class id; empty where labels are numbers only.
         fps: frames per second of its clips.
+        is_compiled: whether what decoding does between two calls of the transformer is compiled, see `decode`.
     """
 
     def __init__(
-        self, tokenizer: VQGAN, transformer: CommitTransformer, classes: Sequence[str] = (), fps: float = DEFAULT_FPS
+        self,
+        tokenizer: VQGAN,
+        transformer: CommitTransformer,
+        classes: Sequence[str] = (),
+        fps: float = DEFAULT_FPS,
+        is_compiled: bool = False,
     ) -> None:
         if transformer.codebook_size != tokenizer.config.codebook_size:
             raise Refusal(
@@ -56,7 +62,7 @@ class MagvitPipeline:
                 f"{tokenizer.config.codebook_size}; they are not of one run"
             )
         self.tokenizer, self.transformer = tokenizer, transformer
-        self.classes, self.fps = tuple(classes), fps
+        self.classes, self.fps, self.is_compiled = tuple(classes), fps, is_compiled
 
     @classmethod
     def from_pretrained(
@@ -81,7 +87,7 @@ class MagvitPipeline:
         refuse_other_tokenizer(tokenizer, models[1].config.tokenizer_hash)
         place = torch.device(device)
         ready = prepare_tokenizer(models[0], compute, place), prepare_transformer(models[1], compute, place)
-        return cls(*ready, index.classes, index.fps or DEFAULT_FPS)
+        return cls(*ready, index.classes, index.fps or DEFAULT_FPS, compute.compile)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes transformer/, tokenizer/ and then model_index.json.
@@ -190,8 +196,8 @@ class MagvitPipeline:
         tokens, config = rearrange(condition_tokens, "b t h w -> b (t h w)").to(device), decoding or DecodingConfig()
         condition = build_condition([name] * num_clips, tokens, shape, model.config)
         logits = told_logits(model, name, labels, condition, config.guidance_scale)
-        noise = draw_gumbel([torch.Generator(device).manual_seed(own) for own in seeds_of(seed, num_clips)])
-        decoded = decode(logits, condition.start, ~condition.is_fixed, config, noise)
+        noise = draw_noise([torch.Generator(device).manual_seed(own) for own in seeds_of(seed, num_clips)])
+        decoded = decode(logits, condition.start, ~condition.is_fixed, config, noise, self.is_compiled)
         return Generated(self.detokenize(decoded.tokens), (decoded,))
 
     def extend(

@@ -90,7 +90,7 @@ def _predict(setting: Setting) -> Built:
 def _sample(setting: Setting) -> Built:
     plan, tokenizer = setting.plan, _tokenizer(setting)
     transformer = _transformer(setting, plan.small_clip)
-    pipeline = MagvitPipeline(tokenizer, transformer)
+    pipeline = MagvitPipeline(tokenizer, transformer, is_compiled=setting.compute.compile)
     work = inferring(lambda: pipeline("CG", label=0, num_clips=plan.samples).clips, setting)
     size = count_parameters([transformer, tokenizer.decoder, tokenizer.quantizer])
     # What is sampled hangs on the last digits of the logits, so the paths' clips do not compare.

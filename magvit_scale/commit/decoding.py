@@ -4,6 +4,7 @@ section 9).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from magvit_scale.config import DecodingConfig
 Logits = Callable[[Tensor, Tensor], Tensor]
 """'b n' latents with MASK_TOKEN, 'b n' bool unknown positions -> 'b n k' logits."""
 
-Gumbel = Callable[[torch.Size], Tensor]
-"""A shape -> independent draws of Gumbel(0, 1)."""
+Noise = Callable[[torch.Size], Tensor]
+"""A shape -> independent draws of Exponential(1), whose -log are draws of Gumbel(0, 1)."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Decoded:
     """'steps b n' bool: tokens that no later step samples again."""
 
 
-def draw_gumbel(generators: Sequence[torch.Generator]) -> Gumbel:
+def draw_noise(generators: Sequence[torch.Generator]) -> Noise:
     """Noise for `decode`: each clip of the batch draws from a generator of its own, and so draws the same whatever
     clips stand beside it.
 
@@ -42,10 +43,10 @@ def draw_gumbel(generators: Sequence[torch.Generator]) -> Gumbel:
     def draw(shape: torch.Size) -> Tensor:
         if len(generators) != shape[0]:
             raise ValueError(f"{len(generators)} generators for a batch of {shape[0]}, expected one for each clip")
-        exponential = torch.empty(shape, device=generators[0].device)
-        for row, own in zip(exponential, generators, strict=True):
+        noise = torch.empty(shape, device=generators[0].device)
+        for row, own in zip(noise, generators, strict=True):
             row.exponential_(generator=own)
-        return -exponential.clamp(min=torch.finfo(exponential.dtype).tiny).log()
+        return noise
 
     return draw
 
@@ -68,7 +69,9 @@ def guided(given: Logits, free: Logits, condition: Tensor, scale: float) -> Logi
 
 
 @torch.no_grad()
-def decode(logits: Logits, start: Tensor, unknown: Tensor, config: DecodingConfig, gumbel: Gumbel) -> Decoded:
+def decode(
+    logits: Logits, start: Tensor, unknown: Tensor, config: DecodingConfig, noise: Noise, is_compiled: bool = False
+) -> Decoded:
     """Samples the tokens of a batch. No step waits for the device.
 
     Args:
@@ -76,21 +79,22 @@ def decode(logits: Logits, start: Tensor, unknown: Tensor, config: DecodingConfi
         start: 'b n' int64, what a position shows while it is unknown: a condition's token or MASK_TOKEN.
         unknown: 'b n' bool, the positions to decode; the others keep `start` for good.
         config: steps, schedule and temperatures.
-        gumbel: called twice a step, for the tokens ('b n k') and then for their confidences ('b n'), on the tokens'
+        noise: called twice a step, for the tokens ('b n k') and then for their confidences ('b n'), on the tokens'
             device.
+        is_compiled: what a step does with the logits runs as compiled code, which reads them once.
     """
+    take_step = _compiled_step() if is_compiled else _take_step
     current, guesses, fixed = start, [], []
-    num_unknown = unknown.sum(1)
     progresses = [(step + 1) / config.num_steps for step in range(config.num_steps)]
     # Computed on the host, so that all devices agree on it, and brought over once.
     ratios = mask_ratio(torch.tensor(progresses), config.schedule, start.shape[1]).to(start.device)
-    for progress, ratio in zip(progresses, ratios, strict=True):
+    # The schedule's share is of those that were unknown at first (spec section 9, step d).
+    counts = count_masked(ratios[:, None], unknown.sum(1), config.mask_count)
+    for progress, count in zip(progresses, counts, strict=True):
         answer = logits(current, unknown)
-        sampled = torch.where(unknown, _sample(answer, gumbel(answer.shape), config), current)
-        # Step c: temperature, top-k and top-p shape what is sampled, never how sure the model is of it.
-        confidence = answer.log_softmax(-1).gather(2, sampled[..., None])[..., 0]
-        confidence = confidence + config.choice_temperature * (1 - progress) * gumbel(confidence.shape)
-        unknown = _keep_unknown(confidence, unknown, num_unknown, ratio, config)
+        token_noise, temperature = noise(answer.shape), config.choice_temperature * (1 - progress)
+        jitter = temperature * _gumbel(noise(start.shape))
+        sampled, unknown = take_step(answer, token_noise, jitter, current, unknown, count, config)
         current = torch.where(unknown, start, sampled)
         guesses.append(sampled)
         fixed.append(~unknown)
@@ -98,16 +102,46 @@ def decode(logits: Logits, start: Tensor, unknown: Tensor, config: DecodingConfi
     return Decoded(guesses[-1], torch.stack(guesses), torch.stack(fixed))
 
 
-def _sample(logits: Tensor, noise: Tensor, config: DecodingConfig) -> Tensor:
-    """'b n': a draw from softmax(logits / temperature) by the Gumbel-max rule, among the likeliest codes if asked
-    (spec section 9, step b).
+def _take_step(
+    logits: Tensor,
+    noise: Tensor,
+    jitter: Tensor,
+    current: Tensor,
+    unknown: Tensor,
+    count: Tensor,
+    config: DecodingConfig,
+) -> tuple[Tensor, Tensor]:
+    """Both 'b n': the tokens, sampled where they are `unknown`, and which of them are unknown still: the `count` ('b')
+    least confident ones, by their log-probability + `jitter`; at least one is fixed (spec section 9, steps b to e).
     """
+    sampled, confidence = _sample(logits, noise, config)
+    most = (unknown.sum(1) - 1).clamp(min=0)
+    scores = (confidence + jitter).masked_fill(~unknown, torch.inf)
+    return torch.where(unknown, sampled, current), choose_masked(scores, count.minimum(most))
+
+
+@cache
+def _compiled_step() -> Callable[..., tuple[Tensor, Tensor]]:
+    return torch.compile(_take_step)
+
+
+def _sample(logits: Tensor, noise: Tensor, config: DecodingConfig) -> tuple[Tensor, Tensor]:
+    """Both 'b n': draws from softmax(logits / temperature) by the Gumbel-max rule, among the likeliest codes if asked,
+    and their log-probabilities.
+    """
+    likely = logits
     if config.top_k:
-        smallest = logits.topk(min(config.top_k, logits.shape[-1])).values[..., -1:]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
+        smallest = likely.topk(min(config.top_k, likely.shape[-1])).values[..., -1:]
+        likely = likely.masked_fill(likely < smallest, -torch.inf)
     if config.top_p:
-        logits = logits.masked_fill(logits < smallest_of_top_p(logits, config.top_p), -torch.inf)
-    return (logits / config.sampling_temperature + noise).argmax(-1)
+        likely = likely.masked_fill(likely < smallest_of_top_p(likely, config.top_p), -torch.inf)
+    sampled = (likely / config.sampling_temperature + _gumbel(noise)).argmax(-1)
+    # Step c: temperature, top-k and top-p shape what is sampled, never how sure the model is of it.
+    return sampled, logits.log_softmax(-1).gather(2, sampled[..., None])[..., 0]
+
+
+def _gumbel(noise: Tensor) -> Tensor:
+    return -noise.clamp(min=torch.finfo(noise.dtype).tiny).log()
 
 
 def smallest_of_top_p(logits: Tensor, top_p: float) -> Tensor:
@@ -117,15 +151,3 @@ def smallest_of_top_p(logits: Tensor, top_p: float) -> Tensor:
     descending = logits.sort(dim=-1, descending=True).values
     last = (descending.softmax(-1).cumsum(-1) < top_p).sum(-1, keepdim=True)
     return descending.gather(-1, last.clamp(max=logits.shape[-1] - 1))
-
-
-def _keep_unknown(
-    confidence: Tensor, unknown: Tensor, num_unknown: Tensor, ratio: Tensor, config: DecodingConfig
-) -> Tensor:
-    """The least confident unknown tokens stay unknown, as many as the schedule says; at least one is fixed per step.
-
-    The schedule's share `ratio` is of the `num_unknown` ('b') that were unknown at first (spec section 9, steps d, e).
-    """
-    most = (unknown.sum(1) - 1).clamp(min=0)
-    count = count_masked(ratio, num_unknown, config.mask_count).minimum(most)
-    return choose_masked(confidence.masked_fill(~unknown, torch.inf), count)

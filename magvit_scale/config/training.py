@@ -25,8 +25,8 @@ class ComputeConfig:
     """Of the tokenizer's activations, by torch.autocast, and of all that the transformer holds and computes; latents,
     distances to codes and logits are float32 always."""
     compile: bool = False
-    """Compiles them with torch.compile, a minute or more at the first batch of each size, for speed from then on. On a
-    GPU the transformer's calls become CUDA graphs."""
+    """Compiles them and decoding's steps with torch.compile, a minute or more at the first batch of each size, for
+    speed from then on. On a GPU the transformer's calls become CUDA graphs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from magvit_scale.commit.condition import Condition, build_condition
-from magvit_scale.commit.decoding import Gumbel, Logits, decode, guided, smallest_of_top_p
+from magvit_scale.commit.decoding import Logits, Noise, decode, guided, smallest_of_top_p
 from magvit_scale.config import DecodingConfig, TransformerConfig
 from tests.numerics.official_names import CONDITIONINGS, TASK_IDS, flat
 
@@ -62,7 +62,7 @@ def toy(trace: Arrays, about: Mapping[str, Any], prefix: str, condition: Conditi
     return logits
 
 
-def stored_noise(trace: Arrays, num_steps: int) -> Gumbel:
+def stored_noise(trace: Arrays, num_steps: int) -> Noise:
     def draws() -> Iterator[Tensor | None]:
         for step in range(num_steps):
             for kind in ("sample_gumbel", "score_gumbel"):
@@ -73,7 +73,7 @@ def stored_noise(trace: Arrays, num_steps: int) -> Gumbel:
 
     def draw(shape: torch.Size) -> Tensor:
         noise = next(remaining)
-        return torch.zeros(shape) if noise is None else noise.reshape(shape)
+        return torch.ones(shape) if noise is None else (-noise).exp().reshape(shape)
 
     return draw
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch._dynamo.utils import counters
 
 from magvit_scale.checkpointing import Granularity, checkpoint_activations
-from magvit_scale.commit.transformer import _gelu
+from magvit_scale.commit.decoding import Decoded, decode, draw_noise
+from magvit_scale.config import DecodingConfig
 from magvit_scale.precision import compute_in
 from magvit_scale.vqgan.autoencoder import FUSED
 from magvit_scale.vqgan.perceptual import PerceptualLoss
@@ -26,6 +27,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Loss]] = {
 @pytest.fixture(autouse=True)
 def _forget_compiled_code() -> Iterator[None]:
     torch._dynamo.reset()
+    counters.clear()
     yield
     torch._dynamo.reset()
 
@@ -60,20 +62,27 @@ def test_a_network_compiled_to_code_is_the_same_network() -> None:
     compare("discriminator", "blocks", "inductor")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_compiled_gelu_is_torchs(dtype: torch.dtype) -> None:
-    """As near to it as either is to the exact one, whose gradient both miss by 1 or 2e-6; far out, 0 and x."""
-    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-6e4, -300.0, 300.0, 6e4])]).to(dtype)
-    plain, traced = x.clone().requires_grad_(), x.clone().requires_grad_()
-    expected = F.gelu(plain, approximate="tanh")
-    found = torch.compile(_gelu, backend="aot_eager", fullgraph=True)(traced)
-    expected.sum().backward()
-    found.sum().backward()
-    assert found.dtype == dtype
-    assert found[-4:].tolist() == [0, 0, *x[-2:].tolist()]
-    close = max(2 * torch.finfo(dtype).eps, 4e-6)
-    torch.testing.assert_close(found, expected, rtol=close, atol=close)
-    torch.testing.assert_close(traced.grad, plain.grad, rtol=close, atol=close)
+def decoded(size: int, is_compiled: bool, **settings: Any) -> Decoded:
+    """Six steps that ignore what was decoded before; a fifth of the tokens is known from the start."""
+    draws = torch.Generator().manual_seed(size)
+    answers = iter(torch.randn(6, size, 64, 16, generator=draws))
+    start, unknown = torch.randint(16, (size, 64), generator=draws), torch.rand(size, 64, generator=draws) < 0.8
+    noise = draw_noise([torch.Generator().manual_seed(seed) for seed in range(size)])
+    config = DecodingConfig(num_steps=6, **settings)
+    return decode(lambda *_: next(answers), start, unknown, config, noise, is_compiled)
+
+
+@pytest.mark.slow
+def test_a_compiled_decoding_step_takes_the_same_decisions() -> None:
+    sizes: list[tuple[int, dict[str, Any]]] = [(2, {}), (3, {}), (5, {})]
+    settings = ({"top_k": 3}, {"top_p": 0.7}, {"sampling_temperature": 2.5}, {"mask_count": "ceil"})
+    for size, changed in sizes + [(3, each) for each in settings]:
+        plain, compiled = (decoded(size, is_compiled, **changed) for is_compiled in (False, True))
+        assert torch.equal(compiled.tokens_by_step, plain.tokens_by_step)
+        assert torch.equal(compiled.fixed_by_step, plain.fixed_by_step)
+        if size == 5:
+            assert counters["stats"]["unique_graphs"] == 2  # one for the first size, one for all others
+    assert not counters["graph_break"]
 
 
 def networks() -> dict[str, tuple[nn.Module, tuple[torch.Tensor, ...]]]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from magvit_scale.commit.condition import build_condition
-from magvit_scale.commit.decoding import Decoded, Gumbel, Logits, decode, draw_gumbel, guided
+from magvit_scale.commit.decoding import Decoded, Logits, Noise, decode, draw_noise, guided
 from magvit_scale.commit.tasks import MASK_TOKEN
 from magvit_scale.config import TASKS, DecodingConfig, Refusal, Task, TransformerConfig
 from tests.fake_gpu import fake_gpu
@@ -35,8 +35,8 @@ def noisy(latents: Tensor, unknown: Tensor) -> Tensor:
     return torch.randn(BATCH, NUM_TOKENS, CODES, generator=torch.Generator().manual_seed(1))
 
 
-def noise_of(seeds: Iterable[int]) -> Gumbel:
-    return draw_gumbel([torch.Generator().manual_seed(seed) for seed in seeds])
+def noise_of(seeds: Iterable[int]) -> Noise:
+    return draw_noise([torch.Generator().manual_seed(seed) for seed in seeds])
 
 
 def run(
@@ -239,7 +239,7 @@ def test_a_clips_noise_is_its_own_whatever_stands_beside_it() -> None:
 
 
 def test_noise_is_of_the_standard_gumbel_distribution() -> None:
-    noise = noise_of([0])(torch.Size((1, 100_000)))
+    noise = -noise_of([0])(torch.Size((1, 100_000))).log()
     # Mean: Euler's constant; variance: pi^2 / 6. Four deviations of each.
     assert abs(noise.mean().item() - 0.5772) < 0.017
     assert abs(noise.var().item() - 1.6449) < 0.05
