@@ -6,7 +6,7 @@ row, then the special tokens, which are addressed by negative ids from the end.
 """
 
 from collections.abc import Sequence
-from math import isqrt, pi, prod, sqrt
+from math import isqrt, prod
 from pathlib import Path
 
 import torch
@@ -68,7 +68,7 @@ class Layer(Recomputing):
         return in_own_precision(self.mlp_norm, x + self.dropout(mlp))
 
     def _contract(self, h: Tensor) -> Tensor:
-        return self.contract(_gelu(h))
+        return self.contract(F.gelu(h, approximate="tanh"))
 
 
 class CommitTransformer(Recomputing):
@@ -122,7 +122,7 @@ class CommitTransformer(Recomputing):
         group = isqrt(len(self.layers))
         for first in range(0, len(self.layers), group):
             x = self.run_part("stage", self._run_layers, x, first, first + group)
-        x = in_own_precision(self.head_norm, _gelu(self.head(x)))
+        x = in_own_precision(self.head_norm, F.gelu(self.head(x), approximate="tanh"))
         return linear(x, self.word.weight, self.head_bias)
 
     def _run_layers(self, x: Tensor, first: int, end: int) -> Tensor:
@@ -180,16 +180,6 @@ class CommitTransformer(Recomputing):
             Refusal: the folder holds no transformer, or one of other tensors.
         """
         return load_model(cls, TransformerConfig, folder).eval()
-
-
-def _gelu(x: Tensor) -> Tensor:
-    """GELU by tanh (spec section 6). Compiled as x * sigmoid(2u), which is x * (1 + tanh(u)) / 2 in half the GPU's
-    instructions (docs/benchmarks.md).
-    """
-    if not torch.compiler.is_dynamo_compiling():
-        return F.gelu(x, approximate="tanh")
-    wide, twice = x.float(), 2 * sqrt(2 / pi)
-    return (wide * torch.sigmoid(wide * (twice + twice * 0.044715 * wide * wide))).to(x.dtype)
 
 
 def _init(module: nn.Module) -> None:
