@@ -15,6 +15,7 @@ from magvit_scale.config import Padding
 from magvit_scale.vqgan.group_norm import GroupNorm
 from magvit_scale.vqgan.layout import laid_out
 from magvit_scale.vqgan.reflection import reflect
+from magvit_scale.vqgan.twice_differentiable import mean
 
 
 class Convolution3d(nn.Conv3d):
@@ -87,7 +88,7 @@ def _pool_whole(x: Tensor, window: Sequence[int]) -> Tensor:
     cells = x.movedim(1, -1)
     for dim, own in reversed(list(enumerate(window, start=1))):
         cells = cells.unflatten(dim, (-1, own))
-    return cells.mean(list(range(2, cells.ndim - 1, 2))).movedim(-1, 1)
+    return mean(cells, *range(2, cells.ndim - 1, 2)).movedim(-1, 1)
 
 
 def blur(x: Tensor) -> Tensor:

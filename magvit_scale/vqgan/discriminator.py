@@ -8,7 +8,6 @@ from math import ceil, prod, sqrt
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -17,7 +16,7 @@ from magvit_scale.config import DiscriminatorConfig, Refusal, TrainVQGANConfig
 from magvit_scale.precision import in_own_precision
 from magvit_scale.pretrained import load_model, save_model
 from magvit_scale.vqgan.blocks import blur, convolution, pool
-from magvit_scale.vqgan.twice_differentiable import TWICE_DIFFERENTIABLE
+from magvit_scale.vqgan.twice_differentiable import TWICE_DIFFERENTIABLE, leaky_relu
 
 SLOPE = 0.2
 Halve = Callable[[Tensor], Tensor]
@@ -50,8 +49,8 @@ class DiscriminatorBlock(Recomputing):
         return self.run_part("block", self._compute, x)
 
     def _compute(self, x: Tensor) -> Tensor:
-        h = self.halve(F.leaky_relu(self.conv1(x), SLOPE, inplace=True))
-        h = F.leaky_relu(self.conv2(h), SLOPE, inplace=True)
+        h = self.halve(leaky_relu(self.conv1(x), SLOPE))
+        h = leaky_relu(self.conv2(h), SLOPE)
         return (self.skip(self.halve(x)) + h) / sqrt(2)
 
 
@@ -92,13 +91,13 @@ class Discriminator(Recomputing):
         h = self.run_part("stage", self._first, x)
         for block in self.blocks[1:]:
             h = block(h)
-        h = F.leaky_relu(self.conv_out(h), SLOPE, inplace=True)
+        h = leaky_relu(self.conv_out(h), SLOPE)
         # Channels last before flattening: the order of the official dense layer (spec section 12).
         flat = rearrange(h, "b c t h w -> b (t h w c)" if self.ndim == 3 else "b c h w -> b (h w c)")
-        return in_own_precision(self.logit, F.leaky_relu(self.dense(flat), SLOPE, inplace=True))
+        return in_own_precision(self.logit, leaky_relu(self.dense(flat), SLOPE))
 
     def _first(self, x: Tensor) -> Tensor:
-        return self.blocks[0](F.leaky_relu(self.conv_in(x), SLOPE, inplace=True))
+        return self.blocks[0](leaky_relu(self.conv_in(x), SLOPE))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors."""

@@ -1,7 +1,8 @@
-"""Convolutions whose input gradient can be differentiated at the price of ordinary convolutions, as r1 does.
+"""Layers whose input gradient can be differentiated again without waste, as r1 does.
 
-torch's own formula for the weight's part of that is a convolution with a kernel as large as the clip: on an H100 r1 of
-one layer took six times as long at 64 px, and the more the larger the clip (docs/benchmarks.md).
+Convolutions at the price of ordinary ones: torch's own formula for the weight's part is a convolution with a kernel as
+large as the clip, so that on an H100 r1 of one layer took six times as long at 64 px, and the more the larger the clip
+(docs/benchmarks.md). A leaky ReLU and a mean that write no more than their results.
 """
 
 from typing import Any
@@ -62,6 +63,18 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Te
     return _Convolution.apply(x, weight, bias, padding)
 
 
+def leaky_relu(x: Tensor, slope: float) -> Tensor:
+    """`F.leaky_relu` in place. That its gradient's gradient with respect to `x` is 0 is known here; torch writes these
+    zeros and adds them.
+    """
+    return _LeakyRelu.apply(x, slope)
+
+
+def mean(x: Tensor, *dims: int) -> Tensor:
+    """`x.mean(dims)`, whose gradient is divided before it is repeated, so that it is written once."""
+    return _Mean.apply(x, dims).squeeze(dims)
+
+
 def gradient_of_input(output: Tensor, x: Tensor, *, create_graph: bool = False) -> Tensor:
     """The gradient of `output` with respect to `x`, of its shape, without those of weights on the way: torch does not
     tell a function of ours that nobody asked for them.
@@ -98,3 +111,28 @@ class _Convolution(torch.autograd.Function):
             gradient.sum([0, *range(2, x.ndim)]) if for_bias and _has_weights_part else None,
             None,
         )
+
+
+class _LeakyRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.slope = slope
+        ctx.save_for_backward(F.leaky_relu_(x, slope))
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (out,) = ctx.saved_tensors
+        return torch.ops.aten.leaky_relu_backward(gradient, out.detach(), ctx.slope, True), None
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dims: tuple[int, ...]) -> Tensor:
+        ctx.shape = x.shape
+        return x.mean(dims, keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return (gradient / (ctx.shape.numel() // gradient.numel())).expand(ctx.shape), None

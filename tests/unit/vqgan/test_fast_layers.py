@@ -14,7 +14,7 @@ from magvit_scale.vqgan.discriminator import Discriminator
 from magvit_scale.vqgan.group_norm import normalise_by_channels
 from magvit_scale.vqgan.layout import laid_out
 from magvit_scale.vqgan.reflection import reflect
-from magvit_scale.vqgan.twice_differentiable import convolve, gradient_of_input
+from magvit_scale.vqgan.twice_differentiable import convolve, gradient_of_input, leaky_relu, mean
 from tests import tiny_models
 from tests.fake_gpu import fake_gpu
 
@@ -114,6 +114,29 @@ def test_pooling_by_views_is_pooling(shape: tuple[int, ...], time: bool) -> None
     assert torch.autograd.gradgradcheck(lambda x: blocks._pool_whole(x, window), x)
     last = blocks._pool_whole(x.to(memory_format=torch.channels_last_3d), window)
     assert last.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_a_mean_has_the_gradient_of_a_mean_and_writes_it_once() -> None:
+    x = randn(2, 3, 4, 5)
+    torch.testing.assert_close(gradients(lambda x: mean(x, 1, 3), x), gradients(lambda x: x.mean((1, 3)), x))
+    assert torch.autograd.gradgradcheck(lambda x: mean(x, 1, 3), x)
+    (gradient,) = torch.autograd.grad(mean(x, 1, 3).sum(), x)
+    assert gradient.untyped_storage().nbytes() <= gradient.nbytes / (3 * 5)
+
+
+def test_a_leaky_relu_is_torchs_own_and_adds_no_zeros() -> None:
+    x = randn(*CLIP)
+    torch.testing.assert_close(
+        gradients(lambda x: leaky_relu(x.clone(), 0.2), x), gradients(lambda x: F.leaky_relu(x, 0.2), x)
+    )
+    assert torch.autograd.gradgradcheck(lambda x: leaky_relu(x * 2, 0.2), x)
+    operators: list[str] = []
+    for own in (leaky_relu, F.leaky_relu):
+        (gradient,) = torch.autograd.grad(own(x.square(), 0.2).sum(), x, create_graph=True)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            gradient.sum().backward()
+        operators.append(" ".join(event.name for event in profiler.events()))
+    assert ["aten::zeros_like" in each for each in operators] == [False, True]
 
 
 @pytest.mark.parametrize("time", [True, False])
