@@ -18,10 +18,17 @@ from magvit_scale.pretrained import load_model, save_model
 from magvit_scale.vqgan.blocks import ResidualBlock, convolution, group_norm, pool, upsample
 from magvit_scale.vqgan.quantizer import Quantized, VectorQuantizer
 
-FUSED = {"layout_optimization": False, "realize_reads_threshold": 8, "realize_opcount_threshold": 100}
+FUSED = {
+    "layout_optimization": False,
+    "realize_reads_threshold": 8,
+    "realize_opcount_threshold": 100,
+    "unroll_reductions_threshold": 3,
+}
 """Inductor's settings for the 3D network. Its own choice of layouts knows 2D alone, and in 3D overrules what the
-convolutions ask for; and by its own thresholds it writes every normal value in float32 before the swish reads it: 1.6
-times the traffic."""
+convolutions ask for. By its own thresholds it writes every normal value in float32 before the swish reads it; and where
+a group of the norm has four or eight channels it takes their mean anew for every value, finds that too much to read,
+and writes a gradient in float32 with its channels apart: 1.9 times the traffic in all (docs/benchmarks.md).
+"""
 
 
 def _residual_blocks(config: VQGANConfig, channels_in: int, channels_out: int, padding: Padding) -> nn.Sequential:

@@ -73,7 +73,7 @@ def pool(x: Tensor, ndim: int, time: bool = True) -> Tensor:
     window = [min(2, side) for side in x.shape[2:]]
     if ndim == 3 and not time:
         window[0] = 1
-    if x.device.type == "cuda" and not torch.compiler.is_dynamo_compiling() and _divides(window, x.shape[2:]):
+    if (x.device.type == "cuda" or torch.compiler.is_dynamo_compiling()) and _divides(window, x.shape[2:]):
         return _pool_whole(x, window)
     # Back from float32, which autocast takes for 3D on a CPU.
     return AVERAGE_POOL[ndim](x, window, ceil_mode=True, count_include_pad=False).to(x.dtype)
@@ -84,7 +84,7 @@ def _divides(window: Sequence[int], sides: Sequence[int]) -> bool:
 
 
 def _pool_whole(x: Tensor, window: Sequence[int]) -> Tensor:
-    """Without a clip in another layout, which torch's 3D pooling on GPUs makes on its way in and out."""
+    """Without a clip in another layout: torch makes one on a GPU, on its way in and out, and inductor behind itself."""
     cells = x.movedim(1, -1)
     for dim, own in reversed(list(enumerate(window, start=1))):
         cells = cells.unflatten(dim, (-1, own))

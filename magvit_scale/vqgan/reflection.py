@@ -19,23 +19,19 @@ class _Reflected(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return fold(gradient)
+        folded = gradient.clone()  # not made in compiled code where, as behind a convolution, nobody reads it again
+        fold(folded)
+        return folded[:, :, 1:-1, 1:-1, 1:-1]
 
 
-@torch.library.custom_op("magvit_scale::fold", mutates_args=())
-def fold(gradient: Tensor) -> Tensor:
-    """The gradient of `reflect`: the outermost cells of each side are added to those that they mirror.
+@torch.library.custom_op("magvit_scale::fold", mutates_args={"gradient"})
+def fold(gradient: Tensor) -> None:
+    """Makes a gradient behind `reflect` the one before it, in place: the outermost cells of each side of t, h and w are
+    added to those that they mirror, and mean nothing from then on.
 
-    'b c t+2 h+2 w+2' -> 'b c t h w', any float dtype; an operator, so that inductor leaves it as the few passes it is.
+    'b c t+2 h+2 w+2', any float dtype; an operator, so that inductor leaves it as the few passes it is.
     """
-    folded = gradient.clone()
     for dim in (2, 3, 4):
-        last = folded.shape[dim] - 1
+        last = gradient.shape[dim] - 1
         for outer, inner in ((0, 2), (last, last - 2)):
-            folded.select(dim, inner).add_(folded.select(dim, outer))
-    return folded[:, :, 1:-1, 1:-1, 1:-1]
-
-
-@fold.register_fake
-def _(gradient: Tensor) -> Tensor:
-    return gradient.clone()[:, :, 1:-1, 1:-1, 1:-1]
+            gradient.select(dim, inner).add_(gradient.select(dim, outer))

@@ -52,6 +52,24 @@ def test_reflection_is_torchs_own() -> None:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_reflections_gradient_is_summed_in_nobody_elses_memory(is_compiled: bool) -> None:
+    """The gradient of a sum is that of each of its parts: one of them folds it in place."""
+
+    def function(x: Tensor, beside: Tensor) -> Tensor:
+        return reflect(x) + beside
+
+    x, beside = randn(*CLIP), randn(2, 3, 6, 8, 10)
+    run = torch.compile(function, fullgraph=True) if is_compiled else function
+    given = randn(*beside.shape).detach()
+    found = torch.autograd.grad(run(x, beside), (x, beside), given)
+    expected = torch.autograd.grad(F.pad(x, [1] * 6, mode="reflect"), x, randn(*beside.shape).detach())
+    torch.testing.assert_close(found[0], expected[0])
+    assert torch.equal(found[1], given)
+    assert torch.equal(given, randn(*beside.shape))
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_a_convolution_has_the_gradients_of_its_gradients(ndim: int) -> None:
     x, weight, bias = randn(2, 3, *[4] * ndim), randn(4, 3, *[3] * ndim), randn(4)
