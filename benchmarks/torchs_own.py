@@ -26,6 +26,7 @@ def torchs_own_layers() -> Iterator[None]:
     with (
         torch.compiler.set_stance("force_eager"),
         mock.patch.object(linear, "_suits_onednn", _never),
+        mock.patch.object(linear, "_suits_cublas", _never),
         mock.patch.object(Convolution3d, "forward", nn.Conv3d.forward),
         mock.patch.object(blocks, "_divides", _never),
     ):

@@ -23,7 +23,7 @@ def prepare_transformer(
     """The same of a transformer; compiled on a GPU it replays CUDA graphs, one for each shape.
 
     In 16 bits its weights are too, and its sums and norms: nothing is converted in each decoding step, and what a step
-    reads and writes is three fifths of autocast's (docs/benchmarks.md).
+    reads and writes is less than a third of autocast's (docs/benchmarks.md).
     """
     if compute.compile:
         transformer.compile(mode="reduce-overhead")

@@ -1,4 +1,4 @@
-"""Linear layers at a CPU's full rate.
+"""Linear layers at a processor's full rate.
 
 Torch has two libraries for products on a CPU, MKL behind `F.linear` and oneDNN behind convolutions. On an AMD processor
 MKL leaves the widest instructions unused and takes twice the time (docs/benchmarks.md); on others they are alike.
@@ -15,11 +15,11 @@ from torch.utils.flop_counter import register_flop_formula
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` through `linear`."""
+    """`nn.Linear` through `linear`, or `linear_gelu`."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, then_gelu: bool = False) -> Tensor:
         """'... i' -> '... o'."""
-        return linear(x, self.weight, self.bias)
+        return (linear_gelu if then_gelu else linear)(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -37,6 +37,23 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _OneDNN.apply(x, weight, bias) if _suits_onednn(x, weight) else F.linear(x, weight, bias)
 
 
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """GELU by tanh of `linear`. Where nothing is differentiated it is part of the product, whose plain results are then
+    not written: by oneDNN as there, on a GPU by cuBLAS.
+    """
+    if not torch.is_grad_enabled() and _suits_onednn(x, weight):
+        return _product(x, weight, bias, "gelu", "tanh")
+    if not torch.is_grad_enabled() and _suits_cublas(x):
+        rows = torch._addmm_activation(bias, x.reshape(-1, x.shape[-1]), weight.t(), use_gelu=True)
+        return rows.reshape(*x.shape[:-1], len(weight))
+    return F.gelu(linear(x, weight, bias), approximate="tanh")
+
+
+def _suits_cublas(x: Tensor) -> bool:
+    # Elsewhere this operator's GELU is by erf; and what is exported shall run anywhere.
+    return x.device.type == "cuda" and not torch.compiler.is_exporting()
+
+
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     # First: a compiler, which has its own products, cannot look at the rest; and what is exported shall run anywhere.
     return (
@@ -50,8 +67,10 @@ def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none", algorithm: str = ""
+) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
 
 
 class _OneDNN(torch.autograd.Function):
@@ -77,6 +96,11 @@ class _OneDNN(torch.autograd.Function):
 
 def _count(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
     return 2 * prod(x) * weight[0]
+
+
+@register_flop_formula(torch.ops.aten._addmm_activation)
+def _count_on_gpu(bias: torch.Size, x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * prod(x) * weight[1]
 
 
 if torch.backends.mkldnn.is_available():

@@ -64,7 +64,10 @@ class Layer(Recomputing):
 
     def _compute(self, x: Tensor) -> Tensor:
         x = in_own_precision(self.attention_norm, x + self.dropout(self.attention(x)))
-        mlp = self.run_part("pointwise", self._contract, self.expand(x))
+        if torch.is_grad_enabled():
+            mlp = self.run_part("pointwise", self._contract, self.expand(x))
+        else:
+            mlp = self.contract(self.expand(x, then_gelu=True))
         return in_own_precision(self.mlp_norm, x + self.dropout(mlp))
 
     def _contract(self, h: Tensor) -> Tensor:
@@ -122,7 +125,7 @@ class CommitTransformer(Recomputing):
         group = isqrt(len(self.layers))
         for first in range(0, len(self.layers), group):
             x = self.run_part("stage", self._run_layers, x, first, first + group)
-        x = in_own_precision(self.head_norm, F.gelu(self.head(x), approximate="tanh"))
+        x = in_own_precision(self.head_norm, self.head(x, then_gelu=True))
         return linear(x, self.word.weight, self.head_bias)
 
     def _run_layers(self, x: Tensor, first: int, end: int) -> Tensor:

@@ -4,9 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._decomp import get_decompositions
+from torch._ops import OpOverload
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from magvit_scale.linear import Linear, linear
+from magvit_scale.linear import Linear, linear, linear_gelu
 from magvit_scale.training.flops import count_flops
+from tests.fake_gpu import fake_gpu
+
+aten = torch.ops.aten
 
 SHAPES = ((3, 7, 24), (5, 24), (24,), (2, 0, 24))
 
@@ -30,6 +36,33 @@ def test_values_and_gradients_are_those_of_torch(shape: tuple[int, ...], has_bia
         found.append([out, *(tensor.grad for tensor in given if tensor is not None)])
     for expected, own in zip(*found, strict=True):
         torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_product_with_its_gelu_has_torchs_values_and_gradients(shape: tuple[int, ...]) -> None:
+    x, weight, bias = draw(shape)
+    expected = F.gelu(F.linear(x, weight, bias), approximate="tanh")
+    torch.testing.assert_close(linear_gelu(x, weight, bias), expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_gelu(x, weight, bias), expected, rtol=1e-5, atol=1e-5)
+        erf = F.gelu(F.linear(x, weight, bias))
+    assert x.numel() == 0 or (erf - expected).abs().max() > 1e-4
+    inputs = (x, weight, bias)
+    found, right = (torch.autograd.grad(out.sum(), inputs) for out in (linear_gelu(*inputs), expected))
+    torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-4)
+
+
+def test_on_a_gpu_the_gelu_is_cublas_own_and_by_tanh() -> None:
+    """As far as torch's own account of the operator goes; here it has no values."""
+
+    def trace(*inside: OpOverload) -> list[torch.fx.Node]:
+        with torch.no_grad(), fake_gpu():
+            on_gpu = [torch.empty(each.shape, dtype=torch.bfloat16, device="cuda") for each in draw((3, 7, 24))]
+            graph = make_fx(linear_gelu, decomposition_table=get_decompositions(inside))(*on_gpu).graph
+        return [node for node in graph.nodes if node.target in (aten._addmm_activation.default, aten.gelu.default)]
+
+    assert [node.target for node in trace()] == [aten._addmm_activation.default]
+    assert [node.kwargs for node in trace(aten._addmm_activation.default)] == [{"approximate": "tanh"}]
 
 
 def test_only_what_is_asked_for_is_differentiated() -> None:
@@ -64,3 +97,9 @@ def test_operations_are_counted_alike() -> None:
         module = kind(24, 40)
         counts.append(count_flops(lambda module=module: step(module))[1])  # type: ignore[misc]
     assert counts == [3 * 2 * 21 * 24 * 40] * 2
+    layer = Linear(24, 40)
+    with torch.no_grad():
+        assert count_flops(lambda: layer(x, then_gelu=True))[1] == 2 * 21 * 24 * 40
+    with torch.no_grad(), fake_gpu():
+        on_gpu = [torch.empty(shape, device="cuda") for shape in ((3, 7, 24), (40, 24), (40,))]
+        assert count_flops(lambda: linear_gelu(*on_gpu))[1] == 2 * 21 * 24 * 40
