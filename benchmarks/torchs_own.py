@@ -1,5 +1,6 @@
-"""Our networks without what makes them faster: plain PyTorch, which fast paths are held against. All but r1's formula,
-see vqgan/twice_differentiable.py: torch's own was not tried at the paper's size.
+"""Our networks without what makes them faster: plain PyTorch, which fast paths are held against. All but the
+discriminator's convolutions and leaky ReLU, see vqgan/twice_differentiable.py: r1 by torch's own was not tried at the
+paper's size.
 """
 
 from collections.abc import Iterator

@@ -15,10 +15,10 @@ from torch.utils.flop_counter import register_flop_formula
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` through `linear`, or `linear_gelu`."""
+    """`nn.Linear` through `linear`."""
 
     def forward(self, x: Tensor, then_gelu: bool = False) -> Tensor:
-        """'... i' -> '... o'."""
+        """'... i' -> '... o'; `then_gelu`: through `linear_gelu`."""
         return (linear_gelu if then_gelu else linear)(x, self.weight, self.bias)
 
 
@@ -38,20 +38,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """GELU by tanh of `linear`. Where nothing is differentiated it is part of the product, whose plain results are then
-    not written: by oneDNN as there, on a GPU by cuBLAS.
+    """GELU by tanh of `linear`, with its shapes. Where nothing is differentiated it is part of the product, whose plain
+    results are then not written: in float32 on a CPU by oneDNN, in 16 bits on a GPU by cuBLAS.
     """
-    if not torch.is_grad_enabled() and _suits_onednn(x, weight):
+    if torch.is_grad_enabled():
+        return F.gelu(linear(x, weight, bias), approximate="tanh")
+    if _suits_onednn(x, weight):
         return _product(x, weight, bias, "gelu", "tanh")
-    if not torch.is_grad_enabled() and _suits_cublas(x):
+    if _suits_cublas(x, weight):
         rows = torch._addmm_activation(bias, x.reshape(-1, x.shape[-1]), weight.t(), use_gelu=True)
         return rows.reshape(*x.shape[:-1], len(weight))
     return F.gelu(linear(x, weight, bias), approximate="tanh")
 
 
-def _suits_cublas(x: Tensor) -> bool:
-    # Elsewhere this operator's GELU is by erf; and what is exported shall run anywhere.
-    return x.device.type == "cuda" and not torch.compiler.is_exporting()
+def _suits_cublas(x: Tensor, weight: Tensor) -> bool:
+    # On other devices the operator's GELU is by erf; and autocast does not know it, so nothing may be left to convert.
+    return x.device.type == "cuda" and x.dtype == weight.dtype and x.dtype.itemsize == 2
 
 
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:

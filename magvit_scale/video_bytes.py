@@ -1,6 +1,6 @@
-"""Videos in memory -> frames, in process, by PyAV. Frames are uint8 `t h w c`. No torch.
+"""Videos in memory: decode, check, count and resize, in process, by PyAV. Frames are uint8 `t h w c`. No torch.
 
-Only mp4 bytes that `encode_mp4` or `transcode` made are sought in; any other video is decoded from its frame 0.
+The decoder seeks in mp4 bytes that `encode_mp4` or `transcode` made and in no others.
 """
 
 import io

@@ -81,7 +81,7 @@ def decode(
         config: steps, schedule and temperatures.
         noise: called twice a step, for the tokens ('b n k') and then for their confidences ('b n'), on the tokens'
             device.
-        is_compiled: what a step does with the logits runs as compiled code, which reads them once.
+        is_compiled: what a step does with the logits runs as compiled code; without top-k and top-p it reads them once.
     """
     take_step = _compiled_step() if is_compiled else _take_step
     current, guesses, fixed = start, [], []
@@ -122,6 +122,7 @@ def _take_step(
 
 @cache
 def _compiled_step() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Made when it is first asked for, since it loads the compiler."""
     return torch.compile(_take_step)
 
 
@@ -129,15 +130,19 @@ def _sample(logits: Tensor, noise: Tensor, config: DecodingConfig) -> tuple[Tens
     """Both 'b n': draws from softmax(logits / temperature) by the Gumbel-max rule, among the likeliest codes if asked,
     and their log-probabilities.
     """
-    likely = logits
-    if config.top_k:
-        smallest = likely.topk(min(config.top_k, likely.shape[-1])).values[..., -1:]
-        likely = likely.masked_fill(likely < smallest, -torch.inf)
-    if config.top_p:
-        likely = likely.masked_fill(likely < smallest_of_top_p(likely, config.top_p), -torch.inf)
-    sampled = (likely / config.sampling_temperature + _gumbel(noise)).argmax(-1)
+    sampled = (_likeliest(logits, config) / config.sampling_temperature + _gumbel(noise)).argmax(-1)
     # Step c: temperature, top-k and top-p shape what is sampled, never how sure the model is of it.
     return sampled, logits.log_softmax(-1).gather(2, sampled[..., None])[..., 0]
+
+
+def _likeliest(logits: Tensor, config: DecodingConfig) -> Tensor:
+    """'b n k': -inf for the codes that top-k and top-p leave out (spec section 9, step b)."""
+    if config.top_k:
+        smallest = logits.topk(min(config.top_k, logits.shape[-1])).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if config.top_p:
+        logits = logits.masked_fill(logits < smallest_of_top_p(logits, config.top_p), -torch.inf)
+    return logits
 
 
 def _gumbel(noise: Tensor) -> Tensor:

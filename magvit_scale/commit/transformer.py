@@ -64,7 +64,7 @@ class Layer(Recomputing):
 
     def _compute(self, x: Tensor) -> Tensor:
         x = in_own_precision(self.attention_norm, x + self.dropout(self.attention(x)))
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # GELU is of the part that may be computed again, and not of the product before it
             mlp = self.run_part("pointwise", self._contract, self.expand(x))
         else:
             mlp = self.contract(self.expand(x, then_gelu=True))

@@ -26,8 +26,8 @@ FUSED = {
 }
 """Inductor's settings for the 3D network. Its own choice of layouts knows 2D alone, and in 3D overrules what the
 convolutions ask for. By its own thresholds it writes every normal value in float32 before the swish reads it; and where
-a group of the norm has four or eight channels it takes their mean anew for every value, finds that too much to read,
-and writes a gradient in float32 with its channels apart: 1.9 times the traffic in all (docs/benchmarks.md).
+a group of the norm has four channels it takes their mean anew for every value, finds that too much to read, and writes
+a gradient in float32 with its channels apart: 1.9 times the traffic in all (docs/benchmarks.md).
 """
 
 

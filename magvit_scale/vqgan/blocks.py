@@ -84,7 +84,9 @@ def _divides(window: Sequence[int], sides: Sequence[int]) -> bool:
 
 
 def _pool_whole(x: Tensor, window: Sequence[int]) -> Tensor:
-    """Without a clip in another layout: torch makes one on a GPU, on its way in and out, and inductor behind itself."""
+    """Torch's own 3D pooling on a GPU brings a clip into another layout and back; compiled, it leaves a clip with its
+    channels apart.
+    """
     cells = x.movedim(1, -1)
     for dim, own in reversed(list(enumerate(window, start=1))):
         cells = cells.unflatten(dim, (-1, own))

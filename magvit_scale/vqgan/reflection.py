@@ -5,10 +5,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def reflect(x: Tensor) -> Tensor:
-    """'b c t h w' -> the same with one more cell on each side of t, h and w, as `F.pad` in mode `reflect`."""
+    """'b c t h w' -> the same with one more cell on each side of t, h and w, as `F.pad` in mode `reflect`; it can be
+    differentiated once.
+    """
     return _Reflected.apply(x)
 
 
@@ -18,6 +21,7 @@ class _Reflected(torch.autograd.Function):
         return F.pad(x, (1, 1, 1, 1, 1, 1), mode="reflect")
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         folded = gradient.clone()  # not made in compiled code where, as behind a convolution, nobody reads it again
         fold(folded)

@@ -5,6 +5,7 @@ large as the clip, so that on an H100 r1 of one layer took six times as long at 
 (docs/benchmarks.md). A leaky ReLU and a mean that write no more than their results.
 """
 
+from math import prod
 from typing import Any
 
 import torch
@@ -64,8 +65,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Te
 
 
 def leaky_relu(x: Tensor, slope: float) -> Tensor:
-    """`F.leaky_relu` in place. That its gradient's gradient with respect to `x` is 0 is known here; torch writes these
-    zeros and adds them.
+    """`F.leaky_relu` of a tensor of any shape, which it overwrites and returns; `slope` is at least 0. The gradient of
+    its gradient with respect to `x` is 0: torch writes these zeros and adds them.
     """
     return _LeakyRelu.apply(x, slope)
 
@@ -118,21 +119,23 @@ class _LeakyRelu(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
         ctx.mark_dirty(x)
         ctx.slope = slope
-        ctx.save_for_backward(F.leaky_relu_(x, slope))
+        F.leaky_relu_(x, slope)
+        ctx.save_for_backward(x)
         return x
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (out,) = ctx.saved_tensors
+        # Detached: of the gradient's gradient only the part with respect to `gradient` is asked for.
         return torch.ops.aten.leaky_relu_backward(gradient, out.detach(), ctx.slope, True), None
 
 
 class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dims: tuple[int, ...]) -> Tensor:
-        ctx.shape = x.shape
+        ctx.shape, ctx.count = x.shape, prod([x.shape[dim] for dim in dims])
         return x.mean(dims, keepdim=True)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return (gradient / (ctx.shape.numel() // gradient.numel())).expand(ctx.shape), None
+        return (gradient / ctx.count).expand(ctx.shape), None

@@ -55,13 +55,14 @@ def test_a_product_with_its_gelu_has_torchs_values_and_gradients(shape: tuple[in
 def test_on_a_gpu_the_gelu_is_cublas_own_and_by_tanh() -> None:
     """As far as torch's own account of the operator goes; here it has no values."""
 
-    def trace(*inside: OpOverload) -> list[torch.fx.Node]:
+    def trace(*inside: OpOverload, dtype: torch.dtype = torch.bfloat16) -> list[torch.fx.Node]:
         with torch.no_grad(), fake_gpu():
-            on_gpu = [torch.empty(each.shape, dtype=torch.bfloat16, device="cuda") for each in draw((3, 7, 24))]
+            on_gpu = [torch.empty(each.shape, dtype=dtype, device="cuda") for each in draw((3, 7, 24))]
             graph = make_fx(linear_gelu, decomposition_table=get_decompositions(inside))(*on_gpu).graph
         return [node for node in graph.nodes if node.target in (aten._addmm_activation.default, aten.gelu.default)]
 
     assert [node.target for node in trace()] == [aten._addmm_activation.default]
+    assert [node.target for node in trace(dtype=torch.float32)] == [aten.gelu.default]  # autocast converts linear alone
     assert [node.kwargs for node in trace(aten._addmm_activation.default)] == [{"approximate": "tanh"}]
 
 
@@ -101,5 +102,5 @@ def test_operations_are_counted_alike() -> None:
     with torch.no_grad():
         assert count_flops(lambda: layer(x, then_gelu=True))[1] == 2 * 21 * 24 * 40
     with torch.no_grad(), fake_gpu():
-        on_gpu = [torch.empty(shape, device="cuda") for shape in ((3, 7, 24), (40, 24), (40,))]
+        on_gpu = [torch.empty(own, dtype=torch.float16, device="cuda") for own in ((3, 7, 24), (40, 24), (40,))]
         assert count_flops(lambda: linear_gelu(*on_gpu))[1] == 2 * 21 * 24 * 40

@@ -17,9 +17,7 @@ from magvit_scale.ffmpeg_process import ffmpeg_executable
 from magvit_scale.video import VideoError, decode, encode_mp4, mp4_bytes, probe, transcode
 from magvit_scale.video_bytes import decode_mp4, verify_mp4
 from tests.ramps import moving_ramp, psnr
-
-VIDEOS = Path(os.environ.get("MAGVIT_TEST_VIDEOS", "unset"))
-needs_videos = pytest.mark.skipif("MAGVIT_TEST_VIDEOS" not in os.environ, reason="MAGVIT_TEST_VIDEOS is not set")
+from tests.real_videos import VIDEOS, needs_videos
 
 
 @needs_videos

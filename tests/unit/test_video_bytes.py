@@ -1,6 +1,5 @@
 """Videos in memory: our own mp4, and real files of any kind."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,7 @@ import pytest
 from magvit_scale.video import Frames, VideoError, decode, encode_mp4, mp4_bytes
 from magvit_scale.video_bytes import count_frames, decode_mp4, decode_resized, resized, verify_mp4
 from tests.ramps import moving_ramp
-
-VIDEOS = Path(os.environ.get("MAGVIT_TEST_VIDEOS", "unset"))
-needs_videos = pytest.mark.skipif("MAGVIT_TEST_VIDEOS" not in os.environ, reason="MAGVIT_TEST_VIDEOS is not set")
+from tests.real_videos import VIDEOS, needs_videos
 
 
 def difference(a: Frames, b: Frames) -> float:

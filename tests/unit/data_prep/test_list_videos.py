@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -10,9 +9,7 @@ from data_prep.list_videos import main
 from magvit_scale.config import Refusal
 from magvit_scale.data.shards import load_dataset
 from magvit_scale.files import sha256
-
-VIDEOS = Path(os.environ.get("MAGVIT_TEST_VIDEOS", "unset"))
-needs_videos = pytest.mark.skipif("MAGVIT_TEST_VIDEOS" not in os.environ, reason="MAGVIT_TEST_VIDEOS is not set")
+from tests.real_videos import VIDEOS, needs_videos
 
 
 def lines(path: Path) -> list[dict]:

@@ -12,7 +12,7 @@ from magvit_scale.vqgan import blocks
 from magvit_scale.vqgan.blocks import pool, upsample
 from magvit_scale.vqgan.discriminator import Discriminator
 from magvit_scale.vqgan.group_norm import normalise_by_channels
-from magvit_scale.vqgan.layout import laid_out
+from magvit_scale.vqgan.layout import LAST, laid_out
 from magvit_scale.vqgan.reflection import reflect
 from magvit_scale.vqgan.twice_differentiable import convolve, gradient_of_input, leaky_relu, mean
 from tests import tiny_models
@@ -46,6 +46,9 @@ def test_reflection_is_torchs_own() -> None:
     found, expected = gradients(reflect, x), gradients(lambda x: F.pad(x, [1] * 6, mode="reflect"), x)
     assert torch.equal(found[0], expected[0])
     torch.testing.assert_close(found[1], expected[1])
+    (gradient,) = torch.autograd.grad(reflect(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
     smallest = randn(1, 1, 2, 2, 2)
     torch.testing.assert_close(
         gradients(reflect, smallest), gradients(lambda x: F.pad(x, [1] * 6, mode="reflect"), smallest)
@@ -123,15 +126,16 @@ def test_on_a_gpu_channels_lie_side_by_side_and_in_eights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "time"), [((2, 3, 4, 6, 8), True), ((2, 3, 4, 6, 8), False), ((2, 3, 1, 2, 2), True)]
+    ("shape", "window"),
+    [((2, 3, 4, 6, 8), (2, 2, 2)), ((2, 3, 4, 6, 8), (1, 2, 2)), ((2, 3, 1, 2, 2), (1, 2, 2)), ((2, 3, 6, 8), (2, 2))],
 )
-def test_pooling_by_views_is_pooling(shape: tuple[int, ...], time: bool) -> None:
-    x, window = randn(*shape), [2 if time and shape[2] > 1 else 1, 2, 2]
+def test_pooling_by_views_is_pooling(shape: tuple[int, ...], window: tuple[int, ...]) -> None:
+    x, ndim = randn(*shape), len(window)
     found = gradients(lambda x: blocks._pool_whole(x, window), x)
-    torch.testing.assert_close(found, gradients(lambda x: pool(x, 3, time=time), x))
+    torch.testing.assert_close(found, gradients(lambda x: pool(x, ndim, time=window[0] == 2 or shape[2] == 1), x))
     assert torch.autograd.gradgradcheck(lambda x: blocks._pool_whole(x, window), x)
-    last = blocks._pool_whole(x.to(memory_format=torch.channels_last_3d), window)
-    assert last.is_contiguous(memory_format=torch.channels_last_3d)
+    last = blocks._pool_whole(x.to(memory_format=LAST[ndim + 2]), window)
+    assert last.is_contiguous(memory_format=LAST[ndim + 2])
 
 
 def test_a_mean_has_the_gradient_of_a_mean_and_writes_it_once() -> None:
