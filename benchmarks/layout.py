@@ -5,15 +5,15 @@ resolutions; with one, torch leaves oneDNN and the two differ by five for that r
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from benchmarks.measure import Measured, Work, compare, write_results
-from magvit_scale.vqgan.blocks import ResidualBlock, pool
+from magvit_scale.vqgan.blocks import ResidualBlock
 from magvit_scale.vqgan.discriminator import DiscriminatorBlock
+from magvit_scale.vqgan.resampling import pool
 
 OUTPUT = Path(__file__).parent / "results" / "layout.json"
 FORMATS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last_3d}
@@ -27,7 +27,7 @@ def main() -> None:
         "residual block, 64 channels, 8 x 32 x 32, zeros": measure(residual(64, "zeros"), 64, (8, 32, 32)),
         "residual block, 256 channels, 4 x 16 x 16, reflect": measure(residual(256, "reflect"), 256, (4, 16, 16)),
         "discriminator block, 64 to 128 channels, 8 x 32 x 32": measure(
-            DiscriminatorBlock(3, 64, 128, partial(pool, ndim=3)), 64, (8, 32, 32)
+            DiscriminatorBlock(3, 64, 128, pool), 64, (8, 32, 32)
         ),
     }
     write_results(OUTPUT, "Layout of 3D activations", "python -m benchmarks.layout", groups)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.measure import write_results
 from benchmarks.meter import MemoryMeter, fake_model
 from benchmarks.recomputing import compare_checkpoints
-from benchmarks.torchs_own import torchs_own_layers
+from benchmarks.torchs_own import torchs_own_linear_layers
 from magvit_scale.checkpointing import Granularity, checkpoint_activations
 from magvit_scale.commit.transformer import CommitTransformer
 from magvit_scale.config import DiscriminatorConfig, TransformerConfig, VQGANConfig
@@ -114,7 +114,7 @@ def predict(model: nn.Module) -> Tensor:
 
 def hold(case: Case, granularity: Granularity, dtype: torch.dtype | None) -> dict[str, float]:
     """Bytes beyond parameters and their gradients: kept for the backward pass, and most at once; FLOPs of both."""
-    with fake_model(case.build) as model, torchs_own_layers():
+    with fake_model(case.build) as model, torchs_own_linear_layers():
         checkpoint_activations(model, granularity)
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)

@@ -9,11 +9,14 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from magvit_scale import linear
-from magvit_scale.vqgan import blocks
-from magvit_scale.vqgan.blocks import Convolution3d
+from magvit_scale.vqgan import resampling
+from magvit_scale.vqgan.convolution import Convolution2d, Convolution3d
+from magvit_scale.vqgan.resampling import pool
+from magvit_scale.vqgan.windows import Sides
 
 
 def _never(*_: Any) -> bool:
@@ -21,14 +24,28 @@ def _never(*_: Any) -> bool:
     return False
 
 
+def _step_by_step(layer: Any, x: Tensor, *, repeated: Sides = (), pooled: Sides = ()) -> Tensor:
+    if repeated:
+        factors = [2.0 if dim in repeated else 1.0 for dim in range(2, x.ndim)]
+        x = F.interpolate(x, scale_factor=factors, mode="nearest")
+    return pool(layer._conv_forward(x, layer.weight, layer.bias), pooled)
+
+
+@contextmanager
+def torchs_own_linear_layers() -> Iterator[None]:
+    """A context in which only products of linear layers are torch's own, which its counters know."""
+    with mock.patch.object(linear, "_suits_onednn", _never), mock.patch.object(linear, "_suits_cublas", _never):
+        yield
+
+
 @contextmanager
 def torchs_own_layers() -> Iterator[None]:
     """A context in which they run eager and by torch's own layers, though they may have been compiled."""
     with (
         torch.compiler.set_stance("force_eager"),
-        mock.patch.object(linear, "_suits_onednn", _never),
-        mock.patch.object(linear, "_suits_cublas", _never),
-        mock.patch.object(Convolution3d, "forward", nn.Conv3d.forward),
-        mock.patch.object(blocks, "_divides", _never),
+        torchs_own_linear_layers(),
+        mock.patch.object(Convolution2d, "forward", _step_by_step),
+        mock.patch.object(Convolution3d, "forward", _step_by_step),
+        mock.patch.object(resampling, "_divides", _never),
     ):
         yield

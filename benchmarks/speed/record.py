@@ -14,10 +14,11 @@ reference kernel of their kind, by any library and in any layout, or the bytes o
 of the memory copy, whichever takes longer; the share of the ceiling is floor over seconds. Rates are those of the same
 round, so that the share stands on a machine that is now faster and now slower. Beside it all FLOPs at the rate of
 torch.mm, which on some CPUs is far from the fastest product. `plain` is eager PyTorch with its own layers, but for the
-formula of r1; `fast` is what the programs do: on a CPU linear layers by oneDNN, on a GPU compiled networks with
-channels last and CUDA graphs (`compute.compile`, `run.compile`); `official JAX` is the released code's networks with
-the same weights, compiled by XLA. Rows of both say how far their first result is from the plain one's: a share of other
-ids, or of the largest value."""
+formula of r1, and its operations are the floor of all paths; `fast` is what the programs do: convolutions that resample
+as one, on a CPU linear layers by oneDNN, on a GPU compiled networks with channels last and CUDA graphs
+(`compute.compile`, `run.compile`); `official JAX` is the released code's networks with the same weights, compiled by
+XLA. Rows of both say how far their first result is from the plain one's: a share of other ids, or of the largest
+value."""
 
 SMALLEST_CHANGE = 0.1
 """Two runs of one program have differed by 7 % and more than the three rounds of either, on a machine shared with

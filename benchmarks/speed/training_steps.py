@@ -86,17 +86,15 @@ class PlainEngine:
 
 def _train_transformer(setting: Setting) -> Built:
     model = CommitTransformer(transformer_config(setting.plan, setting.plan.clip))
-    paths = _both(partial(_transformer_step, setting), setting, has_linear_layers=True)
+    paths = _both(partial(_transformer_step, setting), setting)
     # Each path draws its own dropout, so that their losses do not compare.
     return Built(paths, count_parameters([model]), compares=False)
 
 
-def _both(build: Callable[..., Work], setting: Setting, *, has_linear_layers: bool) -> dict[str, Work]:
+def _both(build: Callable[..., Work], setting: Setting) -> dict[str, Work]:
     """As `by_paths`, on networks of their own, which training changes."""
     paths = {"plain": torchs_own_layers()(build(is_fast=False))}
-    return (
-        paths | {"fast": build(is_fast=True)} if setting.has_fast_path(has_linear_layers=has_linear_layers) else paths
-    )
+    return paths | {"fast": build(is_fast=True)} if setting.has_fast_path else paths
 
 
 def _transformer_step(setting: Setting, *, is_fast: bool) -> Work:
@@ -114,7 +112,7 @@ def _transformer_step(setting: Setting, *, is_fast: bool) -> Work:
 def _train_vqgan(setting: Setting) -> Built:
     discriminator = replace(setting.plan.discriminator, clip_shape=setting.plan.small_clip)
     models = VQGAN(setting.plan.vqgan), Discriminator(discriminator)
-    paths = _both(partial(_vqgan_step, setting, models), setting, has_linear_layers=False)
+    paths = _both(partial(_vqgan_step, setting, models), setting)
     return Built(paths, count_parameters(models))
 
 

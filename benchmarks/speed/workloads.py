@@ -46,10 +46,10 @@ def transformer_config(plan: Plan, clip: Shape) -> TransformerConfig:
     return replace(plan.transformer, latent_shape=latents_of(plan, clip))
 
 
-def by_paths(ours: Work, setting: Setting, *, has_linear_layers: bool) -> dict[str, Work]:
+def by_paths(ours: Work, setting: Setting) -> dict[str, Work]:
     """The plain path, and the fast one where there is one, of the same networks."""
     paths = {"plain": torchs_own_layers()(ours)}
-    return paths | {"fast": ours} if setting.has_fast_path(has_linear_layers=has_linear_layers) else paths
+    return paths | {"fast": ours} if setting.has_fast_path else paths
 
 
 def _tokenizer(setting: Setting) -> VQGAN:
@@ -64,7 +64,7 @@ def _transformer(setting: Setting, clip: Shape) -> CommitTransformer:
 def _tokenize(setting: Setting) -> Built:
     plan = setting.plan
     model, clip = _tokenizer(setting), torch.rand(plan.clips, 3, *plan.clip, device=setting.device)
-    paths = by_paths(inferring(lambda: model.tokenize(clip), setting), setting, has_linear_layers=False)
+    paths = by_paths(inferring(lambda: model.tokenize(clip), setting), setting)
     size = count_parameters([model.encoder, model.quantizer])
     return Built(paths | official_tokenize(model, clip, setting), size)
 
@@ -73,7 +73,7 @@ def _detokenize(setting: Setting) -> Built:
     plan, model = setting.plan, _tokenizer(setting)
     shape = (plan.clips, *latents_of(plan, plan.clip))
     ids = torch.randint(plan.vqgan.codebook_size, shape, device=setting.device)
-    paths = by_paths(inferring(lambda: model.detokenize(ids), setting), setting, has_linear_layers=False)
+    paths = by_paths(inferring(lambda: model.detokenize(ids), setting), setting)
     size = count_parameters([model.decoder, model.quantizer])
     return Built(paths | official_detokenize(model, ids, setting), size)
 
@@ -83,7 +83,7 @@ def _predict(setting: Setting) -> Built:
     shape = (plan.sequences, len(model.position.weight))
     sequence = torch.randint(plan.vqgan.codebook_size, shape, device=setting.device)
     work = inferring(lambda: model.latent_logits(sequence), setting)
-    paths = by_paths(work, setting, has_linear_layers=True)
+    paths = by_paths(work, setting)
     return Built(paths | official_logits(model, sequence, setting), count_parameters([model]))
 
 
@@ -94,4 +94,4 @@ def _sample(setting: Setting) -> Built:
     work = inferring(lambda: pipeline("CG", label=0, num_clips=plan.samples).clips, setting)
     size = count_parameters([transformer, tokenizer.decoder, tokenizer.quantizer])
     # What is sampled hangs on the last digits of the logits, so the paths' clips do not compare.
-    return Built(by_paths(work, setting, has_linear_layers=True), size, compares=False)
+    return Built(by_paths(work, setting), size, compares=False)

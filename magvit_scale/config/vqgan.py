@@ -33,7 +33,7 @@ class VQGANConfig:
 
     def __post_init__(self) -> None:
         """Refuses widths that no network can have."""
-        names = ("base_channels", "embedding_dim", "codebook_size", "num_groups")
+        names = ("base_channels", "num_res_blocks", "embedding_dim", "codebook_size", "num_groups")
         refuse_below_one("model", {name: getattr(self, name) for name in names})
         refuse_below_one("model", {"channel_multipliers": min(self.channel_multipliers, default=0)})
         for width in (self.base_channels, *(self.base_channels * m for m in self.channel_multipliers)):

@@ -15,8 +15,10 @@ from magvit_scale.checkpointing import Recomputing
 from magvit_scale.config import Padding, Refusal, VQGANConfig
 from magvit_scale.precision import in_own_precision
 from magvit_scale.pretrained import load_model, save_model
-from magvit_scale.vqgan.blocks import ResidualBlock, convolution, group_norm, pool, upsample
+from magvit_scale.vqgan.blocks import ResidualBlock, group_norm
+from magvit_scale.vqgan.convolution import convolution
 from magvit_scale.vqgan.quantizer import Quantized, VectorQuantizer
+from magvit_scale.vqgan.windows import Sides
 
 FUSED = {
     "layout_optimization": False,
@@ -31,12 +33,16 @@ a gradient in float32 with its channels apart: 1.9 times the traffic in all (doc
 """
 
 
-def _residual_blocks(config: VQGANConfig, channels_in: int, channels_out: int, padding: Padding) -> nn.Sequential:
+def _residual_blocks(
+    config: VQGANConfig, channels_in: int, channels_out: int, padding: Padding, pooled: Sides = ()
+) -> nn.Sequential:
+    """The last of them pools."""
     widths = [channels_in, *[channels_out] * config.num_res_blocks]
+    pooling: list[Sides] = [()] * (config.num_res_blocks - 1) + [pooled]
     return nn.Sequential(
         *(
-            ResidualBlock(config.ndim, i, o, num_groups=config.num_groups, padding=padding)
-            for i, o in itertools.pairwise(widths)
+            ResidualBlock(config.ndim, i, o, num_groups=config.num_groups, padding=padding, pooled=sides)
+            for (i, o), sides in zip(itertools.pairwise(widths), pooling, strict=True)
         )
     )
 
@@ -51,6 +57,12 @@ def _time_flags(config: VQGANConfig) -> tuple[bool, ...]:
     return config.temporal_downsample[:num_downsamplers] if config.ndim == 3 else (False,) * num_downsamplers
 
 
+def _resampled_sides(config: VQGANConfig) -> list[Sides]:
+    """Of each down-sampler, shallow to deep."""
+    all_sides = tuple(range(2, 2 + config.ndim))
+    return [all_sides if config.ndim == 2 or time else all_sides[1:] for time in _time_flags(config)]
+
+
 class Encoder(Recomputing):
     """Clip -> latents: residual stages with average pooling between them."""
 
@@ -59,8 +71,11 @@ class Encoder(Recomputing):
         self.config, padding = config, config.padding
         channels = _stage_channels(config)
         self.conv_in = convolution(config.ndim, 3, config.base_channels, 3, padding=padding, bias=False)
-        widths = [config.base_channels, *channels]
-        self.stages = nn.ModuleList(_residual_blocks(config, i, o, padding) for i, o in itertools.pairwise(widths))
+        widths, pooling = [config.base_channels, *channels], [*_resampled_sides(config), ()]
+        self.stages = nn.ModuleList(
+            _residual_blocks(config, i, o, padding, sides)
+            for (i, o), sides in zip(itertools.pairwise(widths), pooling, strict=True)
+        )
         self.middle = _residual_blocks(config, channels[-1], channels[-1], padding)
         self.norm_out = group_norm(config.num_groups, channels[-1])
         self.conv_out = convolution(config.ndim, channels[-1], config.embedding_dim, 1)
@@ -75,10 +90,7 @@ class Encoder(Recomputing):
         return self.run_part("stage", self._out, x)
 
     def _stage(self, x: Tensor, index: int) -> Tensor:
-        x = self.stages[index](self.conv_in(x) if index == 0 else x)
-        if index == len(self.stages) - 1:
-            return x
-        return pool(x, self.config.ndim, time=_time_flags(self.config)[index])
+        return self.stages[index](self.conv_in(x) if index == 0 else x)
 
     def _out(self, x: Tensor) -> Tensor:
         return self.run_part("pointwise", self._project, self.middle(x))
@@ -121,11 +133,7 @@ class Decoder(Recomputing):
         x = self.stages[index](x)
         if index == len(self.stages) - 1:
             return self.run_part("pointwise", self._out, x)
-        return self.run_part("pointwise", self._upsample, x, index)
-
-    def _upsample(self, x: Tensor, index: int) -> Tensor:
-        time = _time_flags(self.config)[::-1][index]
-        return self.upsamplers[index](upsample(x, self.config.ndim, time=time))
+        return self.upsamplers[index](x, repeated=_resampled_sides(self.config)[::-1][index])
 
     def _out(self, x: Tensor) -> Tensor:
         return self.conv_out(F.silu(self.norm_out(x)))

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from math import ceil, prod, sqrt
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +14,8 @@ from magvit_scale.checkpointing import Recomputing
 from magvit_scale.config import DiscriminatorConfig, Refusal, TrainVQGANConfig
 from magvit_scale.precision import in_own_precision
 from magvit_scale.pretrained import load_model, save_model
-from magvit_scale.vqgan.blocks import blur, convolution, pool
+from magvit_scale.vqgan.convolution import convolution
+from magvit_scale.vqgan.resampling import blur, pool
 from magvit_scale.vqgan.twice_differentiable import TWICE_DIFFERENTIABLE, leaky_relu
 
 SLOPE = 0.2
@@ -70,7 +70,7 @@ class Discriminator(Recomputing):
             raise Refusal("discriminator.resample=blur is 2D only; use average")
         self.config = config
         self.ndim: int = config.ndim
-        halve = blur if config.resample == "blur" else partial(pool, ndim=config.ndim)
+        halve = blur if config.resample == "blur" else pool
         widths = [config.base_channels, *(config.base_channels * m for m in config.channel_multipliers)]
         self.conv_in = _biased(self.ndim, 3, widths[0], 3)
         self.blocks = nn.Sequential(

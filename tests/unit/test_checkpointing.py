@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.memory import Case, cases, hold
-from benchmarks.torchs_own import torchs_own_layers
+from benchmarks.torchs_own import torchs_own_linear_layers
 from magvit_scale.checkpointing import Granularity, checkpoint_activations
 from magvit_scale.training.flops import count_flops
 from magvit_scale.vqgan.losses import compute_r1_penalty
@@ -85,7 +85,7 @@ def test_no_convolution_and_no_product_is_pointwise(name: str) -> None:
     def work(granularity: Granularity) -> float:
         model = build()
         checkpoint_activations(model, granularity)
-        with torchs_own_layers():  # of oneDNN's linear layers see `linear`
+        with torchs_own_linear_layers():  # of oneDNN's linear layers see `linear`
             return count_flops(lambda: loss(model).backward())[1]
 
     assert work("none") == work("pointwise") < work("blocks")

@@ -1,15 +1,15 @@
 """The building blocks against plain versions of their definitions."""
 
-from math import ceil, sqrt
+from math import sqrt
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magvit_scale.config import Padding
-from magvit_scale.vqgan.blocks import ResidualBlock, convolution, group_norm, pool, upsample
+from magvit_scale.vqgan.blocks import ResidualBlock, group_norm
+from magvit_scale.vqgan.convolution import convolution
 from tests import tiny_models
 from tests.fake_gpu import fake_gpu
 
@@ -36,15 +36,6 @@ def plain_conv3(x: Tensor, weight: Tensor, padding: str) -> Tensor:
 
 def swish(x: Tensor) -> Tensor:
     return x * torch.sigmoid(x)
-
-
-def tf_same_average(x: np.ndarray, window: tuple[int, ...]) -> np.ndarray:
-    """TensorFlow's SAME average pooling with stride = window: the last cell averages what is there."""
-    sides = [ceil(n / k) for n, k in zip(x.shape, window, strict=True)]
-    out = np.empty(sides)
-    for place in np.ndindex(*sides):
-        out[place] = x[tuple(slice(i * k, (i + 1) * k) for i, k in zip(place, window, strict=True))].mean()
-    return out
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -84,31 +75,6 @@ def test_convolution_starts_lecun_normal_with_zero_bias(kernel: int) -> None:
     # Cut at two deviations of the uncut normal.
     assert layer.weight.abs().max().item() <= 2 * deviation / 0.87962566 * 1.0001
     assert not layer.bias.any()
-
-
-@pytest.mark.parametrize("sides", [(5, 6), (1, 3), (4, 4)])
-def test_pool_2d_is_tf_same(sides: tuple[int, int]) -> None:
-    x = randn(1, 1, *sides)
-    expected = tf_same_average(x[0, 0].numpy(), (2, 2))
-    np.testing.assert_allclose(pool(x, 2)[0, 0].numpy(), expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("sides", [(5, 6, 3), (1, 4, 7), (1, 1, 1), (4, 2, 2)])
-@pytest.mark.parametrize("time", [True, False])
-def test_pool_3d_is_tf_same(sides: tuple[int, int, int], time: bool) -> None:
-    x = randn(1, 1, *sides)
-    expected = tf_same_average(x[0, 0].numpy(), (2 if time else 1, 2, 2))
-    np.testing.assert_allclose(pool(x, 3, time=time)[0, 0].numpy(), expected, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("time", [True, False])
-def test_upsample_repeats_every_cell(time: bool) -> None:
-    x = randn(1, 2, 3, 2, 5)
-    expected = x.repeat_interleave(2, 3).repeat_interleave(2, 4)
-    expected = expected.repeat_interleave(2, 2) if time else expected
-    assert torch.equal(upsample(x, 3, time=time), expected)
-    frame = x[:, :, 0]
-    assert torch.equal(upsample(frame, 2), frame.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
 @pytest.mark.parametrize("name", ["vqgan", "discriminator"])
