@@ -14,6 +14,7 @@ from torch import Tensor
 
 from magvit_scale import linear
 from magvit_scale.vqgan import resampling
+from magvit_scale.vqgan.blocks import ResidualBlock
 from magvit_scale.vqgan.convolution import Convolution2d, Convolution3d
 from magvit_scale.vqgan.resampling import pool
 from magvit_scale.vqgan.windows import Sides
@@ -24,11 +25,16 @@ def _never(*_: Any) -> bool:
     return False
 
 
-def _step_by_step(layer: Any, x: Tensor, *, repeated: Sides = (), pooled: Sides = ()) -> Tensor:
+def _convolve(layer: Any, x: Tensor, *, repeated: Sides = ()) -> Tensor:
     if repeated:
         factors = [2.0 if dim in repeated else 1.0 for dim in range(2, x.ndim)]
         x = F.interpolate(x, scale_factor=factors, mode="nearest")
-    return pool(layer._conv_forward(x, layer.weight, layer.bias), pooled)
+    return layer._conv_forward(x, layer.weight, layer.bias)
+
+
+def _compute_block(block: Any, x: Tensor) -> Tensor:
+    h = block.conv2(F.silu(block.norm2(block._first(x))))
+    return pool(block.shortcut(x) + h, block.pooled)
 
 
 @contextmanager
@@ -44,8 +50,9 @@ def torchs_own_layers() -> Iterator[None]:
     with (
         torch.compiler.set_stance("force_eager"),
         torchs_own_linear_layers(),
-        mock.patch.object(Convolution2d, "forward", _step_by_step),
-        mock.patch.object(Convolution3d, "forward", _step_by_step),
+        mock.patch.object(Convolution2d, "forward", _convolve),
+        mock.patch.object(Convolution3d, "forward", _convolve),
+        mock.patch.object(ResidualBlock, "_compute", _compute_block),
         mock.patch.object(resampling, "_divides", _never),
     ):
         yield

@@ -47,8 +47,8 @@ def checkpoint_activations(model: nn.Module, granularity: Granularity) -> None:
 
     Args:
         model: a VQGAN, Discriminator or CommitTransformer, or anything around one, such as an engine.
-        granularity: `none` keeps everything; `pointwise` the input of every norm or GELU ahead of a convolution or
-            product, and not the input of that, for no more FLOPs; `blocks` the inputs of every residual
+        granularity: `none` keeps everything; `pointwise` the input of every norm, up-sampler or GELU ahead of a
+            convolution or product, and not the input of that, for no more FLOPs; `blocks` the inputs of every residual
             block, discriminator block or transformer layer, for about one more forward pass; `stages` the inputs of
             every resolution, or of every group of about sqrt(num_layers) transformer layers, for about two.
     """

@@ -63,8 +63,8 @@ def _convolution(
     name: str, shape: tuple[int, int, int, int, int], layout: torch.memory_format, dtype: torch.dtype,
     device: torch.device,
 ) -> Kernel:  # fmt: skip
-    """Of the model's shapes the one with the most FLOPs: the decoder's last up-sampler, full resolution on its input's
-    width.
+    """Of the plain path's shapes the one with the most FLOPs: the decoder's last up-sampler, full resolution on its
+    input's width.
     """
     clip = torch.randn(shape, dtype=dtype, device=device).to(memory_format=layout)
     weight = torch.randn(shape[1], shape[1], 3, 3, 3, dtype=dtype, device=device).to(memory_format=layout)

@@ -75,7 +75,7 @@ class Setting:
 
     @property
     def has_fast_path(self) -> bool:
-        """Whether there is one besides the plain path: all but a GPU's eager TF32, where the plain one is asked for."""
+        """Whether one is measured besides the plain path: not in a GPU's TF32, where the plain one is asked for."""
         return self.compute.compile or self.device.type == "cpu"
 
 

@@ -72,9 +72,9 @@ class RunConfig:
     """Of activations and their gradients; weights, moments, sums of gradients, losses and averages are float32 always.
     `fp16` scales its losses by itself."""
     activation_checkpointing: Granularity = "none"
-    """What is computed again in the backward pass instead of being kept: `pointwise`, norms, swish and GELU,
-    but no convolution or product (on a CPU a transformer's products after GELU run again); `blocks`, the inside of
-    every block; `stages`, that of every resolution, or of a group of transformer layers."""
+    """What is computed again in the backward pass instead of being kept: `pointwise`, norms, swish, GELU and
+    padding, but no convolution or product (on a CPU a transformer's products after GELU run again); `blocks`, the
+    inside of every block; `stages`, that of every resolution, or of a group of transformer layers."""
     compile: bool = False
     """Compiles generator and perceptual loss, or transformer, with torch.compile, which takes minutes once; not under
     ZeRO stage 3. The discriminator stays as it is: r1 differentiates it twice."""

@@ -32,7 +32,7 @@ class VQGANConfig:
     """Groups of every GroupNorm."""
 
     def __post_init__(self) -> None:
-        """Refuses widths that no network can have."""
+        """Refuses sizes that no network can have."""
         names = ("base_channels", "num_res_blocks", "embedding_dim", "codebook_size", "num_groups")
         refuse_below_one("model", {name: getattr(self, name) for name in names})
         refuse_below_one("model", {"channel_multipliers": min(self.channel_multipliers, default=0)})

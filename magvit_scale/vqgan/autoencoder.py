@@ -36,7 +36,7 @@ a gradient in float32 with its channels apart: 1.9 times the traffic in all (doc
 def _residual_blocks(
     config: VQGANConfig, channels_in: int, channels_out: int, padding: Padding, pooled: Sides = ()
 ) -> nn.Sequential:
-    """The last of them pools."""
+    """The last of them pools along `pooled`."""
     widths = [channels_in, *[channels_out] * config.num_res_blocks]
     pooling: list[Sides] = [()] * (config.num_res_blocks - 1) + [pooled]
     return nn.Sequential(
@@ -133,6 +133,9 @@ class Decoder(Recomputing):
         x = self.stages[index](x)
         if index == len(self.stages) - 1:
             return self.run_part("pointwise", self._out, x)
+        return self.run_part("pointwise", self._upsample, x, index)
+
+    def _upsample(self, x: Tensor, index: int) -> Tensor:
         return self.upsamplers[index](x, repeated=_resampled_sides(self.config)[::-1][index])
 
     def _out(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from magvit_scale.config import Padding
 from magvit_scale.vqgan.layout import gains_by_layout, laid_out
 from magvit_scale.vqgan.reflection import reflect
-from magvit_scale.vqgan.resampling import convolve_and_pool, repeat_and_convolve
+from magvit_scale.vqgan.resampling import Layer, convolve_and_pool, pool, repeat_and_convolve
 from magvit_scale.vqgan.windows import Sides
 
 
@@ -38,22 +38,20 @@ class Convolution3d(nn.Conv3d):
         return F.conv3d(laid_out(x), laid_out(self.weight), self.bias, padding=padding)
 
 
-def _resampled(layer: nn.Conv2d | nn.Conv3d, x: Tensor, repeated: Sides, pooled: Sides) -> Tensor:
+def _resampled(layer: Layer, x: Tensor, repeated: Sides, pooled: Sides) -> Tensor:
     """Every cell twice along `repeated` before the convolution; the mean of every two along `pooled` behind it."""
-    return repeat_and_convolve(layer, x, repeated) if repeated else convolve_and_pool(layer, x, pooled)
+    return pool(repeat_and_convolve(layer, x, repeated), pooled) if repeated else convolve_and_pool(layer, x, pooled)
 
 
-CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: Convolution2d, 3: Convolution3d}
+CONVOLUTION: dict[int, type[Layer]] = {2: Convolution2d, 3: Convolution3d}
 
 
 def convolution(
     ndim: int, channels_in: int, channels_out: int, kernel: int, *, padding: Padding = "zeros", bias: bool = True,
-    layers: Mapping[int, type[nn.Conv2d] | type[nn.Conv3d]] = CONVOLUTION,
-) -> nn.Conv2d | nn.Conv3d:  # fmt: skip
+    layers: Mapping[int, type[Layer]] = CONVOLUTION,
+) -> Layer:  # fmt: skip
     """A stride-1 convolution that keeps h, w (and t); odd cubic kernel; LeCun-normal init as in flax (spec 1.5)."""
-    layer: nn.Conv2d | nn.Conv3d = layers[ndim](
-        channels_in, channels_out, kernel, padding=kernel // 2, padding_mode=padding, bias=bias
-    )
+    layer = layers[ndim](channels_in, channels_out, kernel, padding=kernel // 2, padding_mode=padding, bias=bias)
     init_lecun_normal(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

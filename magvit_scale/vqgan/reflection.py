@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from magvit_scale.vqgan.windows import Sides, depth_to_space, space_to_depth, window
+from magvit_scale.vqgan.windows import Sides, depth_to_space, space_to_depth, window_of
 
 
 def reflect(x: Tensor, sides: Sides = ()) -> Tensor:
@@ -29,7 +29,7 @@ class _Reflected(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         folded = gradient.clone()  # not made in compiled code where, as behind a convolution, nobody reads it again
-        fold(folded, window(folded.ndim, ctx.sides))
+        fold(folded, window_of(folded.ndim, ctx.sides))
         if ctx.sides:
             folded = depth_to_space(folded, ctx.sides)
         return folded[:, :, 1:-1, 1:-1, 1:-1], None

@@ -2,10 +2,10 @@
 
 A kernel of 3 taps and the mean of every 2 of its results are one of 4 taps at every other cell. On cells that are
 repeated, a kernel of 3 is one of 2 taps on the cells as they were, another one for each of the copies. That leaves two
-thirds of the multiplications along each side, 8 of 27 over all three, and the large map between is never made; weights
-and, but for rounding, results are the same. Both are computed with the cells of each window of 2 as channels of one
-cell, so as convolutions of stride 1 with 2 taps, which every library has fast (Shi et al. 2016, "Is the deconvolution
-layer the same as a convolutional layer?").
+thirds of the multiplications along each side, 8 of 27 over all three; weights and, but for rounding, results are the
+same. What is about to be pooled is never made, nor what is repeated, of which the backward pass would keep a copy. Both
+are computed with the cells of each window of 2 as channels of one cell, so as convolutions of stride 1 with 2 taps,
+which every library has fast (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?").
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magvit_scale.vqgan.layout import LAST, gains_by_layout, laid_out
+from magvit_scale.vqgan.layout import gains_by_layout, laid_out
 from magvit_scale.vqgan.reflection import reflect
 from magvit_scale.vqgan.twice_differentiable import FORWARD, mean
 from magvit_scale.vqgan.windows import Sides, depth_to_space, space_to_depth
@@ -31,7 +31,7 @@ def pool(x: Tensor, sides: Sides | None = None) -> Tensor:
     window = [min(2, x.shape[dim]) if dim in pooled else 1 for dim in range(2, x.ndim)]
     if max(window) == 1:
         return x
-    if gains_by_layout(x) and _divides(window, x.shape[2:]):
+    if (x.device.type != "cpu" or torch.compiler.is_dynamo_compiling()) and _divides(window, x.shape[2:]):
         return _pool_whole(x, window)
     # Back from float32, which autocast takes for 3D on a CPU.
     return AVERAGE_POOL[x.ndim - 2](x, window, ceil_mode=True, count_include_pad=False).to(x.dtype)
@@ -69,6 +69,9 @@ def convolve_and_pool(layer: Layer, x: Tensor, sides: Sides) -> Tensor:
 
     Returns:
         'b channels_out [t] h w', `sides` halved.
+
+    Raises:
+        EinopsError: one of `sides` is odd.
     """
     weight = space_to_depth(widen(layer.weight, sides, taps_of_means), sides)
     return _convolve(_surround(x, layer.padding_mode, sides), weight, layer.bias)
@@ -94,11 +97,10 @@ def repeat_and_convolve(layer: Layer, x: Tensor, sides: Sides) -> Tensor:
 
 
 def widen(weight: Tensor, sides: Sides, taps: Taps) -> Tensor:
-    """A kernel of 3 taps, 'o i [t] h w', to one of 4 along `sides`, in its dtype; summed in float32."""
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    """A kernel of 3 taps, 'o i [t] h w', to one of 4 along `sides`."""
     for dim in sides:
-        wide = torch.stack(taps(*wide.unbind(dim)), dim)
-    return wide.to(weight.dtype)
+        weight = torch.stack(taps(*weight.unbind(dim)), dim)
+    return weight
 
 
 def taps_of_means(a: Tensor, b: Tensor, c: Tensor) -> list[Tensor]:
@@ -125,6 +127,7 @@ def _surround_repeated(x: Tensor, padding: str, sides: Sides) -> Tensor:
     """
     if padding == "zeros":
         return F.pad(x, [1] * 2 * (x.ndim - 2))
+    # Not F.pad's `replicate`, whose gradient on a GPU is added up in any order.
     for dim in range(2, x.ndim):
         inner = 0 if dim in sides else 1
         first, last = x.narrow(dim, inner, 1), x.narrow(dim, x.shape[dim] - 1 - inner, 1)
@@ -133,10 +136,8 @@ def _surround_repeated(x: Tensor, padding: str, sides: Sides) -> Tensor:
 
 
 def _crop(x: Tensor, sides: Sides) -> Tensor:
-    """Without the first and last cell of each of `sides`."""
-    for dim in sides:
-        x = x.narrow(dim, 1, x.shape[dim] - 2)
-    return x.contiguous(memory_format=LAST[x.ndim] if gains_by_layout(x) else torch.contiguous_format)
+    """Without the first and last cell of each of `sides`; not by slices, whose gradients take a pass for each side."""
+    return F.pad(x, [-int(dim in sides) for dim in reversed(range(2, x.ndim)) for _ in range(2)])
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from magvit_scale.vqgan.layout import gains_by_layout
 
 CELLS = {4: ("c", "(h q) (w r)"), 5: ("c", "(t p) (h q) (w r)")}
 WINDOWS = {4: ("(q r c)", "h w"), 5: ("(p q r c)", "t h w")}
+"""Channels and cells: p, q, r are places within a window along t, h, w."""
 Sides = tuple[int, ...]
 """Dimensions of 'b c h w' or 'b c t h w'."""
 
@@ -21,14 +22,14 @@ def depth_to_space(x: Tensor, sides: Sides) -> Tensor:
     return _rearrange(x, WINDOWS[x.ndim], CELLS[x.ndim], sides)
 
 
-def window(ndim: int, sides: Sides) -> tuple[int, ...]:
+def window_of(ndim: int, sides: Sides) -> tuple[int, ...]:
     """Cells of a window along each side of a tensor of `ndim` dimensions."""
     return tuple(2 if dim in sides else 1 for dim in range(2, ndim))
 
 
 def _rearrange(x: Tensor, before: tuple[str, str], after: tuple[str, str], sides: Sides) -> Tensor:
     """Written with channels first or last, as convolutions of `x` want it."""
-    lengths = dict(zip("pqr"[5 - x.ndim :], window(x.ndim, sides), strict=True))
+    lengths = dict(zip("pqr"[5 - x.ndim :], window_of(x.ndim, sides), strict=True))
     if gains_by_layout(x):
         pattern = f"b {before[1]} {before[0]} -> b {after[1]} {after[0]}"
         return rearrange(x.movedim(1, -1), pattern, **lengths).movedim(-1, 1)

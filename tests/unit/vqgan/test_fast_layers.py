@@ -16,17 +16,9 @@ from magvit_scale.vqgan.twice_differentiable import convolve, gradient_of_input,
 from magvit_scale.vqgan.windows import space_to_depth
 from tests import tiny_models
 from tests.fake_gpu import fake_gpu
+from tests.gradients import gradients, randn
 
 CLIP = (2, 3, 4, 6, 8)
-
-
-def randn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0)).requires_grad_()
-
-
-def gradients(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
-    out = function(*inputs)
-    return (out, *torch.autograd.grad(out, inputs, randn(*out.shape).to(out.dtype)))
 
 
 def test_group_norm_by_channels_is_as_exact_as_torchs_own() -> None:
@@ -42,7 +34,12 @@ def test_group_norm_by_channels_is_as_exact_as_torchs_own() -> None:
 
 @pytest.mark.parametrize("sides", [(), (2, 3, 4), (3, 4)])
 @pytest.mark.parametrize("shape", [CLIP, (1, 1, 2, 2, 2)])
-def test_reflection_is_torchs_own(shape: tuple[int, ...], sides: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("is_compiling", [False, True])
+def test_reflection_is_torchs_own(
+    shape: tuple[int, ...], sides: tuple[int, ...], is_compiling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: is_compiling)
+
     def torchs(x: Tensor) -> Tensor:
         return space_to_depth(F.pad(x, [1] * 6, mode="reflect"), sides)
 

@@ -13,28 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from magvit_scale.config import Padding
 from magvit_scale.vqgan.convolution import convolution
 from magvit_scale.vqgan.layout import LAST
-from magvit_scale.vqgan.resampling import (
-    Taps,
-    _pool_whole,
-    pool,
-    taps_of_copies,
-    taps_of_means,
-    widen,
-)
+from magvit_scale.vqgan.resampling import _pool_whole, pool
 from magvit_scale.vqgan.windows import depth_to_space, space_to_depth
+from tests.gradients import gradients, randn
 
 SIDES = [(2, (2, 3)), (3, (2, 3, 4)), (3, (3, 4))]
 PADDING_MODES = {"reflect": "reflect", "zeros": "constant"}
 CONVOLVE = {2: F.conv2d, 3: F.conv3d}
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_()
-
-
-def gradients(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    out = function(x)
-    return out, torch.autograd.grad(out, x, randn(*out.shape))[0]
 
 
 def tf_same_average(x: np.ndarray, window: tuple[int, ...]) -> np.ndarray:
@@ -101,24 +86,43 @@ def step_by_step(kind: str, layer: nn.Module, x: Tensor, sides: tuple[int, ...],
     return out
 
 
+def compare(kind: str, layer: nn.Module, x: Tensor, sides: tuple[int, ...], padding: Padding) -> Tensor:
+    inputs = (x, *layer.parameters())
+    found = gradients(lambda x, *_: layer(x, **{kind: sides}), *inputs)
+    expected = gradients(lambda x, *_: step_by_step(kind, layer, x, sides, padding), *inputs)
+    for own, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
+    return found[0]
+
+
 @pytest.mark.parametrize("kind", ["pooled", "repeated"])
 @pytest.mark.parametrize(("ndim", "sides"), SIDES)
 @pytest.mark.parametrize("padding", ["reflect", "zeros"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("smallest", [False, True])
+@pytest.mark.parametrize("is_compiling", [False, True])
 def test_a_resampling_convolution_is_both_one_after_the_other(
-    kind: str, ndim: int, sides: tuple[int, ...], padding: Padding, bias: bool, smallest: bool
-) -> None:
-    layer = layer_of(ndim, padding, bias=bias)
+    kind: str, ndim: int, sides: tuple[int, ...], padding: Padding, bias: bool, smallest: bool, is_compiling: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: is_compiling)
     x = randn(2, 5, *([2] * ndim if smallest else (4, 6, 8)[-ndim:]))
-    found, expected = layer(x, **{kind: sides}), step_by_step(kind, layer, x, sides, padding)
-    inputs = (x, *layer.parameters())
-    for own, other in zip(
-        (found, *torch.autograd.grad(found, inputs, randn(*found.shape, seed=2))),
-        (expected, *torch.autograd.grad(expected, inputs, randn(*expected.shape, seed=2))),
-        strict=True,
-    ):
-        torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
+    found = compare(kind, layer_of(ndim, padding, bias=bias), x, sides, padding)
+    if kind == "repeated":  # otherwise the convolution's own business
+        assert found.is_contiguous(memory_format=LAST[x.ndim] if is_compiling else torch.contiguous_format)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "zeros"])
+def test_a_lone_cell_may_be_repeated(padding: Padding) -> None:
+    compare("repeated", layer_of(3, padding), randn(1, 5, 1, 1, 1), (2, 3, 4), padding)
+    if padding == "zeros":  # a lone frame has none to reflect
+        compare("repeated", layer_of(3, padding), randn(1, 5, 1, 3, 2), (3, 4), padding)
+
+
+def test_cells_may_be_repeated_and_pooled() -> None:
+    layer, x = layer_of(3, "reflect"), randn(2, 5, 4, 6, 8)
+    expected = pool(layer(x, repeated=(2, 3, 4)), (2,))
+    torch.testing.assert_close(layer(x, repeated=(2, 3, 4), pooled=(2,)), expected)
 
 
 @pytest.mark.parametrize("kind", ["pooled", "repeated"])
@@ -135,12 +139,3 @@ def test_it_multiplies_two_thirds_along_each_side(kind: str, ndim: int, sides: t
     # What lies outside and is cut off: one cell in 33 of each side.
     margin = (33 / 32) ** len(sides) if kind == "repeated" else 1
     assert found / plain == pytest.approx((2 / 3) ** len(sides) * margin)
-
-
-@pytest.mark.parametrize("taps", [taps_of_means, taps_of_copies])
-def test_a_kernel_in_16_bits_is_widened_in_float32(taps: Taps) -> None:
-    """And rounded once, not along every side."""
-    kernel = randn(3, 5, 3, 3, 3).bfloat16()
-    found, exact = widen(kernel, (2, 3, 4), taps), widen(kernel.double(), (2, 3, 4), taps)
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, exact.bfloat16())
