@@ -28,9 +28,10 @@ NOTE = """One thing is varied at a time around a toy base, the second row. FLOPs
 training/flops.py. Kept: activations that wait for the backward pass, float32, without dropout, counted on fake tensors
 (VQGAN: the generator's). CPU-s: the median of three real steps of one thread, forward to optimiser; over its law, the
 base's being 1: above 1 is worse than the law. RSS: what the process grows by in a step. The transformer's laws are the
-formulas of benchmarks/laws.py; the VQGAN's are its base times the stated power. Powers are those between the last two
-rows, where what does not grow weighs least. A single clip breaks the VQGAN's law: on a CPU torch leaves oneDNN for a
-convolution three to four times slower where the batch is 1 and channels x frames x height at most 20,480.
+formulas of benchmarks/laws.py; the VQGAN's are its base times the stated power, without the one window more that a side
+takes to be doubled. Powers are those between the last two rows, where what does not grow weighs least. A single clip
+breaks the VQGAN's law: on a CPU torch leaves oneDNN for a convolution three to four times slower where the batch is 1
+and channels x frames x height at most 20,480.
 
 Ranks: bytes that each rank sends, a ring assumed in every collective; the law is ZeRO's own (section 7 of its paper).
 DeepSpeed 0.19 sends half as much again at stages 1 and 2, since it all-reduces gradients where a reduce-scatter would
