@@ -91,9 +91,8 @@ def repeat_and_convolve(layer: Layer, x: Tensor, sides: Sides) -> Tensor:
     weight = widen(layer.weight, sides, taps_of_copies).transpose(0, 1)
     weight = space_to_depth(weight, sides).transpose(0, 1)
     bias = None if layer.bias is None else layer.bias.repeat(2 ** len(sides))
-    return _crop(
-        depth_to_space(_convolve(_surround_repeated(x, layer.padding_mode, sides), weight, bias), sides), sides
-    )
+    windows = _convolve(_surround_repeated(x, layer.padding_mode, sides), weight, bias)
+    return _crop(depth_to_space(windows, sides), sides)
 
 
 def widen(weight: Tensor, sides: Sides, taps: Taps) -> Tensor:

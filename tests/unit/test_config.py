@@ -13,6 +13,7 @@ from magvit_scale.config import (
     RunConfig,
     TrainCommitConfig,
     TrainVQGANConfig,
+    VQGANConfig,
     VQGANLossConfig,
     WriteShardsConfig,
     describe,
@@ -133,6 +134,12 @@ def test_r1_comes_every_step_or_every_so_many() -> None:
     assert load(VQGANLossConfig, []).r1_every == 1
     with pytest.raises(Refusal, match=r"^loss\.r1_every=0: expected at least 1"):
         load(VQGANLossConfig, [], ["r1_every=0"])
+
+
+@pytest.mark.parametrize("name", ["base_channels", "num_res_blocks", "embedding_dim", "codebook_size", "num_groups"])
+def test_sizes_that_no_network_can_have_are_refused(name: str) -> None:
+    with pytest.raises(Refusal, match=rf"^model\.{name}=0: expected at least 1"):
+        VQGANConfig(**{name: 0})
 
 
 def test_configurations_are_frozen() -> None:
