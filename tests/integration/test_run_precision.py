@@ -54,7 +54,8 @@ def test_training_in_half_precision(
     found, exact = trained(tmp_path / "straight"), trained(in_fp32(program, stage))
     first, loss, norm = exact[0], LOSSES[program], NORMS[program]
     assert found[0][loss] != first[loss]
-    assert found[0][loss] == pytest.approx(first[loss], rel=0.01)
+    # A VQGAN's latents between two codes fall to the other: of 40 seeds an eighth is more than 1 % off, none 2.5 %.
+    assert found[0][loss] == pytest.approx(first[loss], rel=0.03)
     assert found[-1][loss] < found[0][loss]
     assert found[-1][loss] == pytest.approx(exact[-1][loss], rel=0.2)  # fp16 has made fewer updates where it overflowed
     # The weights are the first ones still, the batch may be a later one; an error of scale would be a factor of 2^14.
