@@ -22,17 +22,14 @@ class _Reflected(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, sides: Sides) -> Tensor:
         ctx.sides = sides
-        reflected = F.pad(x, (1, 1, 1, 1, 1, 1), mode="reflect")
-        return space_to_depth(reflected, sides) if sides else reflected
+        return space_to_depth(F.pad(x, (1, 1, 1, 1, 1, 1), mode="reflect"), sides)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         folded = gradient.clone()  # not made in compiled code where, as behind a convolution, nobody reads it again
         fold(folded, window_of(folded.ndim, ctx.sides))
-        if ctx.sides:
-            folded = depth_to_space(folded, ctx.sides)
-        return folded[:, :, 1:-1, 1:-1, 1:-1], None
+        return depth_to_space(folded, ctx.sides)[:, :, 1:-1, 1:-1, 1:-1], None
 
 
 @torch.library.custom_op("magvit_scale::fold", mutates_args={"gradient"})

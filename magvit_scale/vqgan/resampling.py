@@ -21,6 +21,7 @@ from magvit_scale.vqgan.windows import Sides, depth_to_space, space_to_depth
 
 AVERAGE_POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 Taps = Callable[[Tensor, Tensor, Tensor], list[Tensor]]
+"""The 3 taps of a kernel along a side -> the 4 of a wider one."""
 Layer = nn.Conv2d | nn.Conv3d
 
 

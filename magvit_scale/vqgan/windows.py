@@ -28,7 +28,9 @@ def window_of(ndim: int, sides: Sides) -> tuple[int, ...]:
 
 
 def _rearrange(x: Tensor, before: tuple[str, str], after: tuple[str, str], sides: Sides) -> Tensor:
-    """Written with channels first or last, as convolutions of `x` want it."""
+    """Written with channels first or last, as convolutions of `x` want it; `x` itself where there are no sides."""
+    if not sides:
+        return x
     lengths = dict(zip("pqr"[5 - x.ndim :], window_of(x.ndim, sides), strict=True))
     if gains_by_layout(x):
         pattern = f"b {before[1]} {before[0]} -> b {after[1]} {after[0]}"

@@ -16,6 +16,9 @@ from tests.integration.tiny_runs import TinyRuns
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 LOSSES = {"vqgan": "loss/reconstruction", "commit": "loss/total"}
 NORMS = {"vqgan": "optim/gradient_norm_generator", "commit": "optim/gradient_norm_transformer"}
+DEVIATIONS = {"vqgan": 0.03, "commit": 0.01}
+"""A tiny VQGAN's latents between two codes fall to the other one: of 40 networks in bf16 the first loss of 6 was more
+than 1 % off, of none 2 %; convolved and pooled one after the other, of 7, and 2.1 % at most."""
 FIRST_SCALE = 2.0**16
 
 
@@ -54,8 +57,7 @@ def test_training_in_half_precision(
     found, exact = trained(tmp_path / "straight"), trained(in_fp32(program, stage))
     first, loss, norm = exact[0], LOSSES[program], NORMS[program]
     assert found[0][loss] != first[loss]
-    # A VQGAN's latents between two codes fall to the other: of 40 seeds an eighth is more than 1 % off, none 2.5 %.
-    assert found[0][loss] == pytest.approx(first[loss], rel=0.03)
+    assert found[0][loss] == pytest.approx(first[loss], rel=DEVIATIONS[program])
     assert found[-1][loss] < found[0][loss]
     assert found[-1][loss] == pytest.approx(exact[-1][loss], rel=0.2)  # fp16 has made fewer updates where it overflowed
     # The weights are the first ones still, the batch may be a later one; an error of scale would be a factor of 2^14.
