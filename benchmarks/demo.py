@@ -37,14 +37,15 @@ OUTSIDE = "outside of its work"
 _HEADINGS = ("seconds", "of the demo", "start", "end", "in its steps", OUTSIDE)
 
 DONE = {
-    "linear layers of commit": "were aten::mm by MKL, 62% of its steps; by oneDNN they have twice the rate here "
+    "linear layers of commit": "were aten::mm by MKL, 62% of its steps; by oneDNN up to twice the rate "
     "(magvit_scale/linear.py), and are still the first",
-    "convolutions of both VQGANs": "left as they are: oneDNN's already. With channels last they would be faster, and "
-    "torch's GroupNorm on a CPU would have 250 times the error",
+    "convolutions of both VQGANs": "those before a mean or behind a repetition of cells are one with it, for 8 of 27 "
+    "multiplications (magvit_scale/vqgan/resampling.py); else left: oneDNN's already. With channels last they would be "
+    "faster, and torch's GroupNorm on a CPU would have 250 times the error",
     "the discriminator": "logits of real clips come from r1's own pass: a quarter of its operations less; the "
     "generator's update asks for no gradient of its weights",
     "attention, GELU, padding, pooling": "left: torch's own kernels",
-    "aten::copy_": "left: heads of attention, DeepSpeed's flat gradients",
+    "aten::copy_": "left: heads of attention, DeepSpeed's flat gradients, windows of convolutions that resample",
     "memory that the kernel clears anew": "stays in the process (magvit_scale/freed_memory.py): little at these sizes, "
     "a quarter of the time of tokenizing at the paper's",
     "starts and ends of stages": "imports without a search for garbage, no tidying up at a good end "
